@@ -6,6 +6,7 @@ started again at its place, as an orchestrator would do.
 
 import asyncio
 import json
+import os
 import subprocess
 import threading
 import urllib.request
@@ -40,6 +41,8 @@ BUCKET, PREFIX = "chaos", "tidemill"
 TEND_SECONDS = 0.5
 PROBE_SECONDS_MAX = 10.0
 READ_MS = 500
+SETTLED = Path(__file__).with_name("settled")
+"""A folder of modules: the processes delete by age from their start."""
 
 
 def missing() -> str:
@@ -82,6 +85,7 @@ class Cluster:
             settings = {
                 "TIDEMILL_STORE": f"s3://{BUCKET}/{PREFIX}", "TIDEMILL_REPLICATION": "3",
                 **{name: value for name, value in self._s3.items() if name != "AWS_ENDPOINT_URL"}, **self._environ,
+                "PYTHONPATH": os.pathsep.join([str(SETTLED), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }  # fmt: skip
             self._fleet = self._open.enter_context(Fleet(self.data, settings, {}))
             self._tender.start()

@@ -10,7 +10,7 @@ from openai import OpenAI
 from support.backend import Behaviour
 from support.batches import create, one_line
 from support.stack import KEY, Stack
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.schemas.log import topics
 
@@ -29,6 +29,7 @@ async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
     backend.reset(lambda *_: Behaviour(latency_seconds=300))
     client = OpenAI(base_url=forgetful.api, api_key=KEY)
     made = client.batches.retrieve(create(client, one_line()))
+    await until(lambda: client.batches.retrieve(made.id).status == "in_progress", "its start")
     admin = AIOKafkaAdminClient(**forgetful.clients())
     await admin.start()
     shorter = {"retention.ms": "20000"}
@@ -41,11 +42,14 @@ async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
     health = json.loads((forgetful.data / "run.json").read_text())["health"]
 
     def told(path):
-        with urllib.request.urlopen(f"{health['results']}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{health['results']}{path}", timeout=WAIT_SECONDS_MAX) as answer:
             return answer.read().decode()
 
-    assert 'tidemill_batches_at_risk{status="in_progress"} 1.0' in told("/metrics")
-    assert 'tidemill_kafka_consumer_lag_seconds{consumer="tidemill-results"}' in told("/metrics")
+    for metric in (
+        'tidemill_batches_at_risk{status="in_progress"} 1.0',
+        'tidemill_kafka_consumer_lag_seconds{consumer="tidemill-results"}',
+    ):
+        await until(lambda metric=metric: metric in told("/metrics"), metric)
     assert "ok" in told("/readyz")
     log = forgetful.data / "logs" / "processors.log"
     await until(lambda: "the log keeps its records for" in log.read_text(), "a warning")

@@ -33,7 +33,9 @@ def batch_of(client: OpenAI, count: int, **fields: object) -> Batch:
 def key_of(stack, project: str) -> str:
     """A new key of a project."""
     body = {"name": project, "project": project, "role": "admin"}
-    answer = httpx.post(f"{stack.api}/admin/keys", json=body, headers={"authorization": f"Bearer {KEY}"})
+    answer = httpx.post(
+        f"{stack.api}/admin/keys", json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+    )
     return str(answer.raise_for_status().json()["secret"])
 
 

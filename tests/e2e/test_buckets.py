@@ -110,12 +110,6 @@ def lake(s3, inference, tmp_path_factory):
             client.close()
 
 
-def in_a_second(body, nth):
-    """Answer slowly enough that the test can intervene before."""
-    del body, nth
-    return Behaviour(latency_seconds=1)
-
-
 def at_length(body, nth):
     """Answer with `LONG`."""
     del body, nth
@@ -193,11 +187,13 @@ def test_a_kill_in_the_middle_of_a_copy(lake, backend):
     """The next owner writes the rest; the bucket has each object once, and no incomplete upload is left."""
     backend.rule = at_length
     uri = lake.put("in/long.jsonl", map(chat, range(100)))
+    backend.hold()
     batch_id = lake.create(uri, output_uri="s3://slow/out")
     lake.sluice.hold_after(9 << 20)
+    backend.release()
     wait_until(lambda: lake.sluice.is_holding, "half of the copy")
-    shown = lake.batch(batch_id)
-    assert (shown["status"], lake.keys("slow")) == ("finalizing", [])
+    wait_until(lambda: lake.batch(batch_id)["status"] == "finalizing", "the status finalizing")
+    assert lake.keys("slow") == []
     lake.stack.kill("results")
     lake.sluice.hold_after(None)
     batch = lake.ended(batch_id)
@@ -210,10 +206,12 @@ def test_a_kill_in_the_middle_of_a_copy(lake, backend):
 
 def test_a_server_that_is_down_is_waited_for(lake, backend):
     """A batch that waits to copy its output says why, and goes on by itself; an input there is a 503."""
-    backend.rule = in_a_second
+    backend.rule = well
     uri = lake.put("in/down.jsonl", [chat(0)])
+    backend.hold()
     batch_id = lake.create(uri, output_uri="s3://slow/out/")
     lake.sluice.is_down = True
+    backend.release()
 
     def waits():
         return [each["reason"] for each in lake.batch(batch_id)["tidemill"]["waiting"]] == ["bucket"]

@@ -9,7 +9,7 @@ import pytest
 from support.backend import as_told
 from support.batches import WINDOWS_SHORT
 from support.stack import KEY
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 CHAT = "/v1/chat/completions"
 ORDER = ("validating", "in_progress", "finalizing", "cancelling", "completed", "failed", "expired", "cancelled")
@@ -114,7 +114,7 @@ def test_a_line_has_the_answer_of_a_single_call(sdk, backend):
         made[url] = started(sdk, [request], endpoint=url)
     for url, body in bodies.items():
         (line,) = lines(sdk, history(sdk, made[url].id)[-1].output_file_id)
-        single = httpx.post(backend.url + url.removeprefix("/v1"), json=body).json()
+        single = httpx.post(backend.url + url.removeprefix("/v1"), json=body, timeout=WAIT_SECONDS_MAX).json()
         assert line["response"]["body"] == single
 
 

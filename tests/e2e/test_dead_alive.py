@@ -14,7 +14,7 @@ import pytest
 from openai import OpenAI
 from support.batches import create, ended, one_line
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -28,11 +28,11 @@ def watched(tmp_path_factory, inference):
         yield stack
 
 
-def health(stack, stage, path):
-    """Status and faults; None without an answer."""
+def health(stack, stage, path, seconds=WAIT_SECONDS_MAX):
+    """Status and faults; None without an answer in this time."""
     address = json.loads((stack.data / "run.json").read_text())["health"][stage]
     try:
-        with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{address}{path}", timeout=seconds) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -41,8 +41,13 @@ def health(stack, stage, path):
         return None
 
 
+def status(stack, stage, path):
+    """Its status; 0 without an answer."""
+    return (health(stack, stage, path) or (0,))[0]
+
+
 def is_well(stack, stage):
-    return all((health(stack, stage, path) or (0,))[0] == 200 for path in ("/livez", "/readyz"))
+    return all(status(stack, stage, path) == 200 for path in ("/livez", "/readyz"))
 
 
 def run_one(stack):
@@ -56,8 +61,8 @@ def run_one(stack):
 def test_each_stage_is_well(watched, stage):
     """Alive, ready, and with metrics."""
     wait_until(lambda: is_well(watched, stage), f"health of {stage}")
-    status, text = health(watched, stage, "/metrics")
-    assert status == 200
+    code, text = health(watched, stage, "/metrics")
+    assert code == 200
     assert b"tidemill_" in text
 
 
@@ -66,7 +71,7 @@ def test_stopped_stages_are_restarted(watched):
     stopped = {stage: watched.pids(stage) for stage in ("results", "api")}
     for stage, pids in stopped.items():
         os.kill(pids[0], signal.SIGSTOP)
-        assert health(watched, stage, "/livez") is None
+        assert health(watched, stage, "/livez", seconds=2) is None
     for stage, pids in stopped.items():
         wait_until(
             lambda stage=stage, pids=pids: watched.pids(stage) not in ([], pids),
@@ -100,8 +105,8 @@ def test_without_its_broker_a_stage_lives_and_is_not_ready(watched):
     os.kill(broker, signal.SIGSTOP)
     try:
         for stage in STAGES:
-            wait_until(lambda stage=stage: health(watched, stage, "/readyz")[0] == 503, f"{stage} is not ready")
-            assert health(watched, stage, "/livez")[0] == 200
+            wait_until(lambda stage=stage: status(watched, stage, "/readyz") == 503, f"{stage} is not ready")
+            wait_until(lambda stage=stage: status(watched, stage, "/livez") == 200, f"{stage} is alive")
     finally:
         os.kill(broker, signal.SIGCONT)
     for stage in STAGES:

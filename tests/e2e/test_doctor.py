@@ -61,16 +61,14 @@ async def write(kafka, topic, key, value):
     ("content", "text"),
     [(None, "no object `owner`"), (b'{"identity":"x/y","files":0}', "another log"), (b"", None)],
 )
-def test_a_store_that_is_not_the_logs(stack, content, text):
+def test_a_store_that_is_not_the_logs(stack, tmp_path, content, text):
     """It is not mounted, or another installation's; an empty object gives it to this log."""
     asyncio.run(write(stack.cluster(), topics.FILES.name, "file-gone", None))
-    mark = stack.data / "store" / KEY
-    before = mark.read_bytes()
-    try:
-        mark.unlink() if content is None else mark.write_bytes(content)
-        code, words = doctor(stack, "--data", str(stack.data))
-    finally:
-        mark.write_bytes(before)
+    store = tmp_path / "store"
+    store.mkdir()
+    if content is not None:
+        (store / KEY).write_bytes(content)
+    code, words = doctor(stack, "--data", str(stack.data), TIDEMILL_STORE=store.as_uri())
     assert (code == 1, "-> give this" in words or "-> mount" in words) == (text is not None,) * 2, words
     assert text is None or text in words
 

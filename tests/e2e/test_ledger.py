@@ -26,7 +26,7 @@ PRICES = {
     "chat": {"input_per_million": 0.1, "output_per_million": 0.37},
     "embed": {"input_per_million": 0.013, "output_per_million": 0},
 }
-DISCOUNTS = {"24h": 0.25, "20s": 0.75}
+DISCOUNTS = {"24h": 0.25, "60s": 0.75}
 OUTPUT_LIFE_SECONDS = 7200
 
 
@@ -55,7 +55,7 @@ def lines(endpoint, count, *, waiting=0):
 def billed(tmp_path_factory, inference):
     """An installation with prices."""
     models = {name: model | {"price": PRICES[name]} for name, model in inference.models("chat", "embed").items()}
-    environ = {"TIDEMILL_WINDOWS": json.dumps(DISCOUNTS), "TIDEMILL_DEFAULT_WINDOW": "20s"}
+    environ = {"TIDEMILL_WINDOWS": json.dumps(DISCOUNTS), "TIDEMILL_DEFAULT_WINDOW": "60s"}
     environ["TIDEMILL_OUTPUT_LIFE_SECONDS"] = str(OUTPUT_LIFE_SECONDS)
     with Stack(tmp_path_factory.mktemp("billed"), models, environ) as stack:
         yield stack
@@ -117,7 +117,7 @@ def batches(client, billed, backend):
     made = [
         large,
         create(client, lines(EMBED, 200), EMBED),
-        create(client, lines(CHAT, 100, waiting=3), window=NOT_GIVEN),  # that is 20s
+        create(client, lines(CHAT, 100, waiting=3), window=NOT_GIVEN),  # that is 60s
         create(client, [*lines(CHAT, 3), b"no json\n"]),
     ]
     for calls in KILL_AFTER:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 from openai import OpenAI
 from support.backend import WAIT_SECONDS, Backend, Behaviour
+from support.batches import OVER, WINDOWS, WINDOWS_SHORT
 from support.stack import KEY, Stack
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
@@ -29,7 +30,7 @@ class Service:
         self.file = folder / "tidemill.toml"
         self.url = one.url
         self.write(32)
-        self.stack = Stack(folder / "data", {}, {"TIDEMILL_WINDOWS": '{"24h": 0.5, "20s": 0.5}'})
+        self.stack = Stack(folder / "data", {}, {"TIDEMILL_WINDOWS": WINDOWS})
         self.stack.cwd = folder
         if hosts is not None:
             self.stack.prefix = hosts.prefix
@@ -70,14 +71,28 @@ class Service:
     def batch(self, batch_id):
         return self.client.batches.retrieve(batch_id)
 
+    def is_over(self, batch_id):
+        return self.batch(batch_id).status in OVER
+
     def ended(self, batch_id):
         """The batch at its end."""
-        ends = {"completed", "expired", "failed", "cancelled"}
-        wait_until(lambda: self.batch(batch_id).status in ends, what=f"end of {batch_id}")
+        wait_until(lambda: self.is_over(batch_id), what=f"end of {batch_id}")
         return self.batch(batch_id)
 
     def reasons(self, batch_id):
         return [wait["reason"] for wait in self.batch(batch_id).tidemill["waiting"]]
+
+    def removed(self):
+        """A batch of a hundred lines that had an answer, and then showed that its model is removed."""
+        for window in WINDOWS_SHORT[1:]:
+            made = self.create(100, window=window)
+            wait_until(lambda made=made: self.is_over(made) or self.batch(made).request_counts.completed)
+            self.command("models", "remove", "chat")
+            wait_until(lambda made=made: self.is_over(made) or "removed" in self.reasons(made))
+            if not self.is_over(made):
+                break
+            self.command("models", "add", "chat", 'servers=["one"]')
+        return made
 
     def shows(self, batch_id, reason):
         takes_effect(lambda: reason in self.reasons(batch_id), f"the reason {reason} on {batch_id}")
@@ -113,14 +128,18 @@ class Hosts:
 
 
 class Pace:
-    """The latency of all servers: long until all changes are made, so that the batch outlasts them."""
+    """The latency of all servers: long until all changes are made, so that the batch outlasts them.
+
+    Calls do not end together: as long as a server is called, some are in flight.
+    """
 
     def __init__(self):
         self.seconds = 0.5
 
     def __call__(self, body, nth):
-        del body, nth
-        return Behaviour(latency_seconds=self.seconds)
+        del nth
+        number = int(body["messages"][0]["content"].split()[-1])
+        return Behaviour(latency_seconds=self.seconds * (1 + number % 8 / 8))
 
 
 @pytest.fixture
@@ -208,10 +227,7 @@ def test_a_paused_and_a_removed_model(service, one):
             latency_seconds=0 if body["messages"][0]["content"] == "chat 0" else WAIT_SECONDS
         )
     )
-    removed = service.create(100, window="20s")
-    wait_until(lambda: service.batch(removed).request_counts.completed, what="an answer")
-    service.command("models", "remove", "chat")
-    service.shows(removed, "removed")
+    removed = service.removed()
     one.hurry()
     refused = service.ended(service.create(1))
     assert (refused.status, refused.errors.data[0].code) == ("failed", "model_not_found")

@@ -191,9 +191,7 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
             sent.add(f"{topic.name}/{record.partition}/{record.offset}")
     after = created(client, 10)
     for made in (neighbour, after):
-        await until(
-            lambda made=made: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=90
-        )
+        await until(lambda made=made: client.batches.retrieve(made.id).status == "completed", "its end")
     shown = client.batches.retrieve(neighbour.id)
     assert shown.request_counts.completed == 20_000
     assert shown.model_extra["tidemill"]["fault"]["records"] >= 2

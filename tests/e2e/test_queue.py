@@ -27,7 +27,7 @@ def queued(tmp_path_factory, inference):
     environ = {
         "TIDEMILL_LIMITS__BATCHES_AT_WORK_MAX": str(AT_WORK_MAX),
         "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(IN_PROGRESS_MAX),
-        "TIDEMILL_WINDOWS": json.dumps({"24h": 0, "8s": 0}),
+        "TIDEMILL_WINDOWS": json.dumps({"24h": 0, "16s": 0}),
     }
     with Stack(tmp_path_factory.mktemp("queued"), inference.models("chat", max_in_flight=8), environ) as stack:
         yield stack
@@ -40,8 +40,9 @@ def client(queued):
 
 
 def slowly(body, nth):
+    """Take so long that the window of the last batch ends before its turn."""
     del body, nth
-    return Behaviour(latency_seconds=0.2)
+    return Behaviour(latency_seconds=0.3)
 
 
 def records_of_batches(kafka):
@@ -65,7 +66,7 @@ def test_no_more_batches_are_at_work(queued, client, inference):
     extra = queued.start_extra("ingest", "extra-1")
     try:
         made = [create(client, numbered(0, LINES)) for _ in range(IN_PROGRESS_MAX - 1)]
-        late = create(client, numbered(0, LINES), window="8s")
+        late = create(client, numbered(0, LINES), window="16s")
         with pytest.raises(RateLimitError, match="has 8 batches in progress and may have 8"):
             create(client, numbered(0, LINES))
         waiting = wait_until(lambda: client.batches.retrieve(made[-1]).tidemill["waiting"], "a reason")

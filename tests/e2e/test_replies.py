@@ -162,9 +162,9 @@ def test_every_reader_has_every_line(place, tidemill, backend, tmp_path):
             assert read["response"]["body"] == json.loads(behaviour.body)
 
     headers = {"authorization": f"Bearer {KEY}"}
-    page = httpx.get(f"{place.api}/batches/{batch}/results", headers=headers).json()
-    assert len(page["data"]) == len(GOOD) + len(BAD)
-    groups = httpx.get(f"{place.api}/batches/{batch}/errors", headers=headers).json()["data"]
+    with httpx.Client(base_url=f"{place.api}/batches/{batch}", headers=headers, timeout=WAIT_SECONDS_MAX) as plain:
+        page, groups = (plain.get(path).json()["data"] for path in ("/results", "/errors"))
+    assert len(page) == len(GOOD) + len(BAD)
     assert {group["code"]: group["count"] for group in groups} == {
         "error_in_reply": 2, "backend_reply_unsupported": 2, "gone": 1, "backend_error": 1
     }  # fmt: skip

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.e2e
 
 def waiting(stack: Stack) -> str:
     """Why batches wait, for the message of a failure."""
-    with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}) as client:
+    with httpx.Client(
+        base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+    ) as client:
         found = client.get("/batches", params={"limit": 100}).json()["data"]
     return "\n".join(f"{each['id']} {each['status']} {each['tidemill'].get('waiting')}" for each in found)
 
@@ -53,7 +55,9 @@ def test_a_batch_is_on_both_faces(stack: Stack, backend: Backend) -> None:
     """Created with one API, it is in the other's list, in the command line with its receipt, and in the usage."""
     del backend
     requests = [{"custom_id": name, "params": PARAMS} for name in "ab"]
-    with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}) as client:
+    with httpx.Client(
+        base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+    ) as client:
 
         def get(path: str) -> dict[str, Any]:
             found: dict[str, Any] = client.get(path).raise_for_status().json()

@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 from support.backend import WAIT_SECONDS, Backend, Behaviour
 from support.browser import chromium
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -141,7 +141,7 @@ def examined(stack):
 
 def stalled_by_reason(stack):
     health = json.loads((stack.data / "run.json").read_text())["health"]
-    with urllib.request.urlopen(f"{health['results']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{health['results']}/metrics", timeout=WAIT_SECONDS_MAX) as answer:
         text = answer.read().decode()
     return {line.split('"')[1]: float(line.split()[-1]) for line in text.splitlines() if "_stalled{" in line}
 

@@ -56,7 +56,7 @@ def check_reads_of_the_dashboard(api: str, *, is_presigned: bool) -> None:
     """Its scripts read from the api, since its policy allows no other origin; its links lead to the store."""
     key = {"authorization": f"Bearer {KEY}"}
     root = api.removesuffix("/v1")
-    with httpx.Client(base_url=root, headers={HEADER: "1", "origin": root}) as page:
+    with httpx.Client(base_url=root, headers={HEADER: "1", "origin": root}, timeout=WAIT_SECONDS_MAX) as page:
         page.post("/dashboard/session", headers=key).raise_for_status()
         file = page.get("/v1/files").raise_for_status().json()["data"][0]
         path = f"/v1/files/{file['id']}/content"
@@ -66,5 +66,7 @@ def check_reads_of_the_dashboard(api: str, *, is_presigned: bool) -> None:
         link = page.get(path)
         assert link.status_code == (302 if is_presigned else 200)
         if is_presigned:
-            assert len(httpx.get(link.headers["location"]).raise_for_status().content) == file["bytes"]
-            assert httpx.get(f"{api}/files/{file['id']}/content", headers={**key, HEADER: "1"}).status_code == 302
+            found = httpx.get(link.headers["location"], timeout=WAIT_SECONDS_MAX)
+            assert len(found.raise_for_status().content) == file["bytes"]
+            found = httpx.get(root + path, headers={**key, HEADER: "1"}, timeout=WAIT_SECONDS_MAX)
+            assert found.status_code == 302

@@ -194,9 +194,7 @@ def test_deliveries_of_webhooks_are_in_the_trace(served, tmp_path):
         batch_id = create(client, numbered(0, 2), **options)
         wait_until(lambda: attempts(1), "a failed attempt")
         receiver.start(secret)
-        *failed, good = wait_until(
-            lambda: (spans := attempts(2)) and not spans[-1].failed and spans, "a good one", seconds_max=90
-        )
+        *failed, good = wait_until(lambda: (spans := attempts(2)) and not spans[-1].failed and spans, "a good one")
     (made,) = (span for span in collector.of(trace) if span.name == "create tidemill.commands")
     for number, span in enumerate((*failed, good)):
         assert (span.kind, span.parent, span.process["tidemill.stage"]) == ("client", made.id, "webhooks")

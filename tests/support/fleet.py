@@ -16,6 +16,7 @@ from support.stack import KEPT, KEY
 from support.trust import ENVIRON
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
+from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import parent_death
 from tidemill.local.embedded import kraft
 
@@ -69,7 +70,7 @@ class Fleet:
         }
         self.members: list[Member] = []
         self.restarts = 0
-        """Number of processes that ended by themselves."""
+        """Number of processes that ended by themselves, without those that the machine had frozen for too long."""
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +103,7 @@ class Fleet:
             process = subprocess.Popen(
                 parent_death.command([sys.executable, "-m", "tidemill", stage, *arguments]),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**self._environ, "TIDEMILL_PORT": str(port), **_path(package), **environ},
+                env={**self._environ, "TIDEMILL_PORT": str(port), **self._path(package), **environ},
             )  # fmt: skip
         member = Member(stage=stage, process=process, log=log, port=port, package=package, environ=environ)
         self.members.append(member)
@@ -138,7 +139,7 @@ class Fleet:
         for member in self.members:
             if member.wanted and not member.runs:
                 member.wanted = False
-                self.restarts += 1
+                self.restarts += member.process.returncode != FROZEN
                 self.start(member.stage, package=member.package, environ=member.environ)
 
     def tails(self) -> str:
@@ -146,9 +147,9 @@ class Fleet:
         parts = [f"--- {member.log.name}\n{_tail(member.log)}" for member in self.members]
         return "\n".join(parts)
 
-
-def _path(package: Path | None) -> dict[str, str]:
-    return {} if package is None else {"PYTHONPATH": str(package)}
+    def _path(self, package: Path | None) -> dict[str, str]:
+        paths = [str(package) if package else "", self._environ.get("PYTHONPATH", "")]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _tail(log: Path) -> str:

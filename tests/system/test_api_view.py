@@ -1,10 +1,12 @@
 """The view of an api process: restarts, lost and foreign files, several processes, a broker that is away."""
 
 import asyncio
+import contextlib
 import signal
 import sqlite3
 from pathlib import Path
 
+import httpx
 import pytest
 from support.api import Api
 from support.brokers import OpenBroker
@@ -84,7 +86,7 @@ def test_an_unusable_view_is_rebuilt(kafka, tmp_path, damage):
 
 
 def test_a_process_that_meets_damage_ends_and_the_next_one_rebuilds_the_view(kafka, tmp_path):
-    """The start does not read all of a file, of some GB perhaps; here the search for orphans meets the page."""
+    """The start does not read all of a file, of some GB perhaps; here a request meets the page."""
     with Api(tmp_path, kafka) as api:
         file_id = upload(api)
         api.stop()
@@ -96,6 +98,8 @@ def test_a_process_that_meets_damage_ends_and_the_next_one_rebuilds_the_view(kaf
             file.seek((root - 1) * size)
             file.write(b"\xff" * size)
         api.start()
+        with contextlib.suppress(httpx.HTTPError):
+            status(api, f"/files/{file_id}")
         wait_until(lambda: api.process.poll() is not None, "the process to end")
         assert api.process.returncode == 1
         assert "ViewDamaged: SQLITE_CORRUPT" in api.log

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -25,6 +25,7 @@ from support.waiting import until
 from tidemill.configuration.security import cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import admin
+from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.results.app import NAME
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.resources.batch import Status
@@ -149,10 +150,25 @@ def begun(number):
     return [(topic, headers, codec.encode(created.model_copy(update={"batch": batch}))), accepted]
 
 
+class Frozen(Exception):
+    """The machine froze a process for so long that it ended itself."""
+
+
+def check_awake(fleet):
+    """Raise `Frozen` if a process of the test has ended for it."""
+    if any(member.wanted and member.process.poll() == FROZEN for member in fleet.members):
+        raise Frozen
+
+
 async def wait(fleet, condition, what):
     """Wait; a failure shows the logs of the processes."""
+
+    async def looked():
+        check_awake(fleet)
+        return await condition()
+
     try:
-        return await until(condition, what)
+        return await until(looked, what)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{fleet.tails()}") from error
 
@@ -193,45 +209,63 @@ async def test_a_process_that_loses_its_group_alone(brokers, network, fleet, tmp
     coordinator = await coordinator_of(brokers.bootstrap)
     leader = next(node.number for node in brokers.nodes if node.number != coordinator)
     await make_topics(brokers.bootstrap, leader, monkeypatch)
-    first = fleet.start("results", environ={"TIDEMILL_KAFKA": brokers.door("results")})
-    chance = random.Random(SEED)
     async with Log(brokers.bootstrap) as log:
-        events = list(lines(chance, 0, LINES))
-        await log.send(0, *begun(0))
-        await trickle(fleet, log, 0, events, lambda: log.owners(0), "the batch to be at work")
-        network.set("results", f"broker-{coordinator}", cuts=CUT)
-        second = fleet.start("results")
-
-        async def two():
-            return len(await log.owners(0)) > 1
-
-        await trickle(fleet, log, 0, events, two, "the second process to take the batch over")
-        assert first.runs, "it is no zombie that has ended"
-        await log.send(0, *events)
-
-        async def over(number=0):
-            return any(record.batch.status.is_terminal for record in await log.told(number))
-
-        await wait(fleet, over, "the end of the batch")
-        told = [record.owner for record in await log.told(0)]
-        assert all(before <= after for before, after in pairwise(told)), told
-        await check(log, tmp_path, 0)
-
-        events = list(lines(chance, 1, LINES))
-        await log.send(1, *begun(1))
-        await trickle(fleet, log, 1, events, lambda: log.owners(1), "the next batch to be at work")
-        fleet.kill(second)
-        second.wanted = False
-        third = fleet.start("results")
-        network.heal()
-        await trickle(fleet, log, 1, events, lambda: _more(log), "another process to take it over")
-        await log.send(1, *events)
-        await wait(fleet, lambda: over(1), "the end of the next batch")
-        await check(log, tmp_path, 1)
-        await check(log, tmp_path, 0)
-        assert first.runs, "it comes back into its group"
-        assert third.runs
+        for number in count(step=2):
+            first = fleet.start("results", environ={"TIDEMILL_KAFKA": brokers.door("results")})
+            try:
+                second = await taken_over(fleet, log, network, first, f"broker-{coordinator}", number)
+                await check(log, tmp_path, number)
+                third = await taken_over_again(fleet, log, network, second, number + 1)
+                await check(log, tmp_path, number + 1)
+                await check(log, tmp_path, number)
+                check_awake(fleet)
+                assert first.runs, "it comes back into its group"
+                assert third.runs
+                break
+            except Frozen:
+                network.heal()
+                for member in fleet.members:
+                    fleet.kill(member)
+                    member.wanted = False
 
 
-async def _more(log):
-    return len(await log.owners(1)) > 1
+async def taken_over(fleet, log, network, first, coordinator, number):  # noqa: PLR0917
+    """The process that ends a batch of the first, which is cut off from its coordinator."""
+    events = list(lines(random.Random(SEED), number, LINES))
+    await log.send(number, *begun(number))
+    await trickle(fleet, log, number, events, lambda: log.owners(number), "the batch to be at work")
+    network.set("results", coordinator, cuts=CUT)
+    second = fleet.start("results")
+    await trickle(fleet, log, number, events, lambda: is_passed_on(log, number), "the second process to take over")
+    check_awake(fleet)
+    assert first.runs, "it is no zombie that has ended"
+    await log.send(number, *events)
+    await wait(fleet, lambda: is_over(log, number), "the end of the batch")
+    told = [record.owner for record in await log.told(number)]
+    assert all(before <= after for before, after in pairwise(told)), told
+    return second
+
+
+async def taken_over_again(fleet, log, network, second, number):
+    """The process that ends a batch of the second, which is killed, once the network is whole."""
+    events = list(lines(random.Random(SEED + 1), number, LINES))
+    await log.send(number, *begun(number))
+    await trickle(fleet, log, number, events, lambda: log.owners(number), "the next batch to be at work")
+    fleet.kill(second)
+    second.wanted = False
+    third = fleet.start("results")
+    network.heal()
+    await trickle(fleet, log, number, events, lambda: is_passed_on(log, number), "another process to take it over")
+    await log.send(number, *events)
+    await wait(fleet, lambda: is_over(log, number), "the end of the next batch")
+    return third
+
+
+async def is_passed_on(log, number):
+    """Whether a batch has had several owners."""
+    return len(await log.owners(number)) > 1
+
+
+async def is_over(log, number):
+    """Whether a batch has ended."""
+    return any(record.batch.status.is_terminal for record in await log.told(number))

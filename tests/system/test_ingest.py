@@ -15,7 +15,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
-from support.catalog import set_up
+from support.catalog import change, set_up
 from support.trust import SIGNER
 from support.waiting import WAIT_SECONDS_MAX, until, wait_until
 
@@ -181,7 +181,7 @@ async def place(kafka, folder):
     """A stage that runs."""
     settings = Settings(models={MODEL: {"backends": [{"url": "http://127.0.0.1:9/v1"}]}})
     await ensure_topics(settings, kafka)
-    await set_up(kafka, settings)
+    named = await set_up(kafka, settings)
     place = Place(
         kafka=kafka, folder=folder, settings=settings, log=Log(kafka), store=DirectoryStore(folder / "store")
     )
@@ -196,6 +196,7 @@ async def place(kafka, folder):
         for process in place.processes:
             process.wait(WAIT_SECONDS_MAX)
         await place.log.stop()
+        await change(kafka, dict.fromkeys(named))
 
 
 async def test_a_file_becomes_requests(place):

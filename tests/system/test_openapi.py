@@ -47,7 +47,7 @@ def described(api):
 
 def test_the_document_describes_every_route(api):
     """Its text, its answers, and whether it needs a key; the document needs none."""
-    described = httpx.get(f"{api.root}/openapi.json").raise_for_status().json()
+    described = httpx.get(f"{api.root}/openapi.json", timeout=WAIT_SECONDS_MAX).raise_for_status().json()
     operations = [each for path in described["paths"].values() for each in path.values()]
     assert len(operations) >= OPERATIONS_MIN
     for each in operations:
@@ -55,7 +55,7 @@ def test_the_document_describes_every_route(api):
         assert {"200", "500"} <= set(each["responses"])
         assert "422" not in each["responses"]
     assert "$defs" not in str(described)
-    assert httpx.get(f"{api.root}/docs").status_code == 404
+    assert httpx.get(f"{api.root}/docs", timeout=WAIT_SECONDS_MAX).status_code == 404
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from support.backend import Backend, Behaviour, well
+from support.backend import WAIT_SECONDS, Backend, Behaviour, well
 from support.processing import rig
 from support.prompts import Cache
 from support.waiting import until
@@ -219,7 +219,7 @@ async def test_a_rebalance_neither_waits_for_long_calls_nor_repeats_them(few, ba
 
     def slow_at_first(body, _):
         called.add(number := word(body)[1])
-        return Behaviour(latency_seconds=20 if number < 4 else 0.2)
+        return Behaviour(latency_seconds=WAIT_SECONDS if number < 4 else 0.5)
 
     await few.process().ready()
     backend.rule = slow_at_first
@@ -231,6 +231,7 @@ async def test_a_rebalance_neither_waits_for_long_calls_nor_repeats_them(few, ba
     calls = backend.calls
     await until(lambda: backend.calls > calls + 20, "further calls")
     assert backend.in_flight >= 4
+    backend.hurry()
     await few.collect(batch_id, 400)
     assert (backend.calls, backend.repeats) == (400, 0)
     assert backend.in_flight_max == 8

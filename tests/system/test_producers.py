@@ -10,6 +10,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from support.waiting import until
 
 from tidemill.configuration import security
+from tidemill.kafka.admin import topic_configs
 from tidemill.kafka.producer import Log
 from tidemill.processors import kafka as processors_kafka
 from tidemill.schemas.log import topics
@@ -42,6 +43,11 @@ async def test_a_refused_result_is_no_outage(kafka, admin, topic, monkeypatch, c
     async def allow(size):
         wanted = {"max.message.bytes": str(size)}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=wanted)])
+
+        async def has():
+            return (await topic_configs(kafka, [topic], only=wanted))[topic] == wanted
+
+        await until(has, "the new value")
 
     await allow(300)
     sending = asyncio.create_task(outbox.send("b", secrets.token_bytes(2000), []))

@@ -27,7 +27,8 @@ WORKS_AT_ITS_END = (
     "def end(*_):\n"
     "    while not os.path.exists('go'): time.sleep(0.01)\n"
     "    open('done', 'w').close(); exit()\n"
-    "signal.signal(signal.SIGTERM, end)\n" + READY + "while True: signal.pause()"
+    # Not `pause()`, which a signal that comes just before it does not end.
+    "signal.signal(signal.SIGTERM, end)\n" + READY + "while True: time.sleep(0.02)"
 )
 FAILS = "print('no such model'); raise SystemExit(3)"
 HAS_A_CHILD = (
@@ -229,7 +230,6 @@ async def test_the_base_is_stopped_last(boss, program, tmp_path):
         "def end(*_):\n"
         "    open({path!r}, 'a').write({name!r})\n"
         "    sys.exit()\n"
-        # Not `pause()`, which a signal that comes just before it does not end.
         "signal.signal(signal.SIGTERM, end)\n" + READY + "while True: time.sleep(0.02)"
     )
     write = partial(script.format, path=str(tmp_path / "order"))

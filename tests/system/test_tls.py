@@ -68,7 +68,7 @@ def trusting(authority):
 
 def get(api, context, path="/livez", **headers):
     """The status and the headers of an answer, and the server's certificate."""
-    asking = http.client.HTTPSConnection("127.0.0.1", api.settings.port, timeout=10, context=context)
+    asking = http.client.HTTPSConnection("127.0.0.1", api.settings.port, timeout=WAIT_SECONDS_MAX, context=context)
     try:
         asking.request("GET", path, headers=headers)
         answer = asking.getresponse()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.api import listed_models
 from tidemill.api.listed_models import ListedModels
@@ -266,6 +266,6 @@ async def test_a_work_that_is_cancelled_has_not_ended(is_direct: bool) -> None:
     to_cancel = tasks[0] if is_direct else inner
     assert to_cancel is not None
     to_cancel.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
         await asyncio.wait([running])
     assert running.cancelled()

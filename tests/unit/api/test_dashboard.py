@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from support.dependencies import client_of, open_dependencies
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api.routes.dashboard.session import FOLDER
 from tidemill.schemas.resources.audit import Action
@@ -58,7 +59,7 @@ def test_the_words_of_an_answer():
         console.log(JSON.stringify({json.dumps([body for body, _ in WORDS])}.map(texts)));
     """
     command = [str(node), "--input-type=module", "--eval", program]
-    found = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    found = subprocess.run(command, check=True, capture_output=True, timeout=WAIT_SECONDS_MAX).stdout
     assert json.loads(found) == [words for _, words in WORDS]
 
 

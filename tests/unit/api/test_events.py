@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 from support.dependencies import ADMIN, NOW, READER, batch_of, open_dependencies, with_settings
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.api import changes
 from tidemill.api.app import create_app
@@ -65,8 +65,8 @@ async def following(url: str, key: str = "key-of-p", *, last: str | None = None,
     """The events of a stream, one by one."""
     headers = {"authorization": f"Bearer {key}"} | ({"last-event-id": last} if last else {})
     async with (
-        asyncio.timeout(90),
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as client,
+        asyncio.timeout(WAIT_SECONDS_MAX),
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT_SECONDS_MAX) as client,
         client.stream("GET", "/events", params=query) as answer,
     ):
         assert answer.status_code == 200, await answer.aread()
@@ -89,7 +89,7 @@ async def parsed(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
 async def test_a_stream_has_the_latest_state_of_each_object(deps, url):
     """As the API shows it, of the project's own objects; many changes of one are one event."""
     file = File(id="file-1", bytes=1, created_at=NOW, filename="f", purpose="batch")
-    async with following(url) as stream, httpx.AsyncClient(base_url=url) as client:
+    async with following(url) as stream, httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS_MAX) as client:
         assert (await anext(stream))[0] == "reset"
         put(deps, batch(1), project="q")
         put(deps, *(batch(0, completed) for completed in range(1_000)))
@@ -187,7 +187,9 @@ async def test_a_slow_client_costs_no_memory(deps, url, monkeypatch):
 async def test_a_stream_ends_with_its_key(deps, url, monkeypatch):
     """Within seconds of its revocation, also if nothing changes."""
     monkeypatch.setattr(events, "CHECK_SECONDS", 0.05)
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"authorization": f"Bearer {ADMIN}"}, timeout=WAIT_SECONDS_MAX
+    ) as admin:
         made = (await admin.post("/admin/keys", json={"name": "n", "project": "p", "role": "read"})).json()
         async with following(url, made["secret"]) as stream:
             await anext(stream)
@@ -210,7 +212,9 @@ async def test_projects_share_the_streams_of_a_process(deps, url):
         shares = {"key-of-p": 16, "key-of-q": 8, ADMIN: 4}
         shares |= {await key_of("r"): 2, await key_of("s"): 1, await key_of("t"): 1}
         late = await key_of("late")
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer key-of-p"}) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"authorization": "Bearer key-of-p"}, timeout=WAIT_SECONDS_MAX
+    ) as client:
         async with contextlib.AsyncExitStack() as stack:
             for key, count in shares.items():
                 for _ in range(count):

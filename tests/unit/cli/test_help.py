@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 from typer.main import get_command
 
 from tidemill.__main__ import app
@@ -47,7 +48,9 @@ def test_every_command_that_checks_something_says_how_it_ends():
 
 def tidemill(*words, **environ):
     command = [sys.executable, "-m", "tidemill", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environ).stdout
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS_MAX, env=environ
+    ).stdout
 
 
 @pytest.mark.parametrize(

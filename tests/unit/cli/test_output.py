@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 from support.service import KEY, Service
+from support.waiting import WAIT_SECONDS_MAX
 from typer import Typer
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -41,10 +42,10 @@ def service():
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(WAIT_SECONDS_MAX)
     yield found[0]
     found[1].call_soon_threadsafe(ended.set)
-    thread.join(30)
+    thread.join(WAIT_SECONDS_MAX)
 
 
 def on_a_terminal(service, *words, awaited=None, key=b"q", **environ):
@@ -59,7 +60,7 @@ def on_a_terminal(service, *words, awaited=None, key=b"q", **environ):
         stdin=theirs, stdout=theirs, stderr=theirs, env=env,
     )  # fmt: skip
     os.close(theirs)
-    (bound := threading.Timer(60, child.kill)).start()
+    (bound := threading.Timer(WAIT_SECONDS_MAX, child.kill)).start()
     shown = b""
     try:
         while chunk := os.read(ours, 65_536):
@@ -71,7 +72,7 @@ def on_a_terminal(service, *words, awaited=None, key=b"q", **environ):
         pass
     os.close(ours)
     bound.cancel()
-    assert (child.wait(60), awaited) == (0, None), shown
+    assert (child.wait(WAIT_SECONDS_MAX), awaited) == (0, None), shown
     return shown.decode()
 
 
@@ -82,7 +83,7 @@ def test_a_terminal_gets_a_table_and_a_pipe_json(service):
     assert [line for line in table if "nightly" in line]
     assert json.loads(on_a_terminal(service, "list", "--limit", "1", "--json"))["object"] == "batch"
     command = [sys.executable, "-m", "tidemill", "list", "--base-url", service.url, "--api-key", KEY]
-    piped = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    piped = subprocess.run(command, capture_output=True, check=True, timeout=WAIT_SECONDS_MAX).stdout
     assert [json.loads(line)["id"] for line in piped.splitlines()] == service.ids
 
 
@@ -161,7 +162,7 @@ def test_a_terminal_follows_until_a_key_ends_it(service, words, awaited, key):
 def test_following_needs_a_terminal(service):
     """In a pipe it ends with a message instead of control codes."""
     command = [sys.executable, "-m", "tidemill", "top", "--base-url", service.url, "--api-key", KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "need a terminal" in done.stderr
 

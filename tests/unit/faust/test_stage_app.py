@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import faust
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.security import IDLE_MS
 from tidemill.configuration.settings import Settings
@@ -71,7 +72,7 @@ async def test_a_commit_holds_up_no_revocation(tmp_path, monkeypatch, fails):
 
     app.drain, app.consumer = drain, SimpleNamespace(commit=commit)
     monkeypatch.setattr(faust.App, "_on_partitions_revoked", teardown)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
         await app._on_partitions_revoked({"tp"})
     assert revoked == [{"tp"}, {"tp"}]
     assert app.membership.is_valid

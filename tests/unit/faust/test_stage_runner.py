@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import ConsumerRecord
 from support import ports
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.configuration.catalog import Applied
 from tidemill.configuration.settings import Settings
@@ -40,7 +40,7 @@ class Topic(Catalog):
 def ask(port, path):
     """The status, and the faults of the body."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=WAIT_SECONDS_MAX) as answer:
             return answer.status, {}
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)["faults"]
@@ -151,7 +151,7 @@ async def test_a_stop_ends_a_start_that_waits_for_the_log(monkeypatch):
     )
     await starting.wait()
     os.kill(os.getpid(), signal.SIGTERM)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
         assert await running is False
 
 

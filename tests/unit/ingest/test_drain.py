@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from types import SimpleNamespace
 
+from support.waiting import WAIT_SECONDS_MAX
+
 from tidemill import tasks
 from tidemill.ingest import app
 from tidemill.ingest.app import Ingest
@@ -27,7 +29,7 @@ async def test_a_command_that_does_not_end_ends_the_process(monkeypatch):
         _guard=SimpleNamespace(leave=lambda _: None), _queue=SimpleNamespace(leave=lambda _: []),
         _tasks={task: "tp"}, _gates={}, app=SimpleNamespace(crash=fault),
     )  # fmt: skip
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
         await Ingest._drain(ingest, {"tp"})
     assert "1 cancelled tasks" in str(fault.error)
     over.set()

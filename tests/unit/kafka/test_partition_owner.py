@@ -7,7 +7,7 @@ import weakref
 from contextlib import suppress
 
 import pytest
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill import tasks
 from tidemill.kafka.partitions import owner as partition_owner
@@ -125,7 +125,7 @@ async def test_at_a_bound_the_consumer_waits_for_the_partition(world, value, cou
     assert waiting == {putting[-1]}
     await world.put(0, partition=1)
     world.stages[0].go_on.set()
-    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    await asyncio.wait_for(asyncio.gather(*waiting), WAIT_SECONDS_MAX)
 
 
 async def test_a_revoked_partition_finishes_the_records_in_hand(world):
@@ -174,7 +174,7 @@ async def test_a_worker_that_does_not_end_ends_the_process(world, monkeypatch):
     stage.go_on = Deaf()
     await until(lambda: len(stage.groups) == 2, "the second record in hand")
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
             await world.owners.leave([0])
     finally:
         released.set()

@@ -79,8 +79,8 @@ async def test_slow_starts_are_failures(starts, said, monkeypatch):
 
 async def test_a_start_that_makes_progress_may_take_any_time(starts, said):
     """Each word of progress restarts the time."""
-    work = "for _ in range(60):\n    notify.progress()\n    time.sleep(0.05)\nnotify.ready()\ntime.sleep(600)"
-    made = starts(work, 2.0)
+    work = "for _ in range(120):\n    notify.progress()\n    time.sleep(0.05)\nnotify.ready()\ntime.sleep(600)"
+    made = starts(work, 5.0)
     running = asyncio.create_task(made.run())
     await until(lambda: made.ready.is_set() or said, "readiness")
     assert not said

@@ -7,6 +7,7 @@ import re
 import signal
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
@@ -79,7 +80,7 @@ async def test_a_kafka_that_starts_slowly_is_explained(tmp_path, monkeypatch, ca
         return
 
     async def start(*_, **__):
-        await asyncio.wait_for(said.wait(), 30)
+        await asyncio.wait_for(said.wait(), WAIT_SECONDS_MAX)
         raise ChildError("ended")
 
     monkeypatch.setattr(Broker, "prepare", prepare)

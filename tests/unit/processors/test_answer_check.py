@@ -6,6 +6,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.processors import answer_check
 from tidemill.processors.answer_check import AnswerChecks
@@ -119,7 +120,7 @@ async def test_a_slow_store_harms_one_batch(tmp_path, monkeypatch):
     made = AnswerChecks(store)
     monkeypatch.setattr(answer_check, "READ_SECONDS_MAX", 3600.0)
     waiting = asyncio.create_task(made.learn(BATCH))
-    assert await asyncio.wait_for(made.learn(other), 30) is made.known(other)
+    assert await asyncio.wait_for(made.learn(other), WAIT_SECONDS_MAX) is made.known(other)
     waiting.cancel()
     made, store.reads = AnswerChecks(store), 0
     monkeypatch.setattr(answer_check, "READ_SECONDS_MAX", 0.01)

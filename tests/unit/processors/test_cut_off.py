@@ -5,7 +5,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.faust import stage_runner
 from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
@@ -184,7 +184,7 @@ async def test_an_assignment_ends_the_hand_over_before_it(member):
     await member._assigned(None, [partition])
     first = member._handing_over
     await member._assigned(None, [partition])
-    await asyncio.wait([first], timeout=5)
+    await asyncio.wait([first], timeout=WAIT_SECONDS_MAX)
     assert first.cancelled()
     assert not member._handing_over.done()
     member._stop_handover()

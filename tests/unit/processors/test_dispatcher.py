@@ -311,7 +311,7 @@ async def test_a_line_that_always_fails_gets_an_error_line(tmp_path: Path) -> No
     world.inference.is_bad = lambda body: b'"n":7}' in body
     batch_id = ids.new_batch_id()
     world.publish(batch_id, 0, 12)
-    await until(lambda: world.log.failed, "its end", seconds_max=60)
+    await until(lambda: world.log.failed, "its end")
     await world.finish()
     assert world.log.failed == {(batch_id, 7)}
     # A try with no answer beside it does not count, and how many of these there are is for the machine to say.

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill import metrics
 from tidemill.runtime import health
@@ -120,7 +120,7 @@ async def test_the_endpoints_over_http():
     def get(path, method="GET"):
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=WAIT_SECONDS_MAX) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:

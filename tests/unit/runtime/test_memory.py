@@ -7,6 +7,7 @@ import sys
 from collections import deque
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.__main__ import main
 from tidemill.runtime import memory
@@ -94,7 +95,11 @@ def test_freed_blocks_leave_the_process():
     resident = {}
     for how in ("as it is", "tuned"):
         done = subprocess.run(
-            [sys.executable, "-c", HOLES, how], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", HOLES, how],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=WAIT_SECONDS_MAX,
         )
         resident[how] = int(done.stdout) / 1024
     assert resident["as it is"] - resident["tuned"] > 80

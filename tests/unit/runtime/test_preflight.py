@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.runtime import preflight
 from tidemill.runtime.listening import client_host, listen
 
-SECONDS_MAX = 60
 NOT_OURS = "192.0.2.1"
 """An address for documentation (RFC 5737): no machine has it."""
 FILE = """
@@ -39,7 +39,7 @@ def command(tmp_path):
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
         done = subprocess.run(
             [sys.executable, "-P", "-m", "tidemill", name],
-            capture_output=True, check=False, text=True, timeout=SECONDS_MAX, cwd=tmp_path / "Größe",
+            capture_output=True, check=False, text=True, timeout=WAIT_SECONDS_MAX, cwd=tmp_path / "Größe",
             env={**kept, "PYTHONIOENCODING": "ascii", "TIDEMILL_DATA": str(tmp_path / "Größe"), **variables},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
@@ -168,7 +168,7 @@ def test_silent_connections_are_not_accepted():
         address = listening.getsockname()
         *_, speaking = (stack.enter_context(socket.create_connection(address)) for _ in range(100))
         speaking.sendall(b"G")
-        listening.settimeout(5)
+        listening.settimeout(WAIT_SECONDS_MAX)
         accepted, peer = listening.accept()
         stack.enter_context(accepted)
         assert peer == speaking.getsockname()
@@ -185,4 +185,4 @@ def test_the_shown_address_answers(host):
     with listen(host, 0) as listening:
         shown = client_host(host)
         assert (":" in host) == shown.startswith("[")
-        socket.create_connection((shown.strip("[]"), listening.getsockname()[1]), timeout=5).close()
+        socket.create_connection((shown.strip("[]"), listening.getsockname()[1]), timeout=WAIT_SECONDS_MAX).close()

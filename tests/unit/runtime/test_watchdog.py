@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.faust.probe import Probe
 from tidemill.runtime import watchdog
@@ -89,7 +90,7 @@ def test_a_blocked_loop_ends_the_process(monkeypatch):
     given_up = threading.Event()
     guard = LoopGuard(given_up.set, seconds_max=0.05)
     guard.start()
-    assert given_up.wait(10)
+    assert given_up.wait(WAIT_SECONDS_MAX)
     quiet = threading.Event()
     beaten = LoopGuard(quiet.set, seconds_max=3600)
     beaten.start()

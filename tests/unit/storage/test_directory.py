@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.schemas.ports import once
 from tidemill.storage import directory
@@ -32,7 +32,7 @@ class Disk:
 
         def hang(*args):
             self.began.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(WAIT_SECONDS_MAX)
             try:
                 return original(*args)
             finally:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from support.waiting import WAIT_SECONDS_MAX
+
 from tidemill.storage import locked_directory
 
 LOCKS = """
@@ -12,7 +14,6 @@ from pathlib import Path
 from tidemill.storage.locked_directory import lock_first_free
 print(lock_first_free(Path(sys.argv[1]))[0].name)
 """
-SECONDS_MAX = 60
 
 
 def test_each_process_locks_a_folder_of_its_own(tmp_path):
@@ -25,7 +26,7 @@ def test_each_process_locks_a_folder_of_its_own(tmp_path):
             capture_output=True,
             check=True,
             text=True,
-            timeout=SECONDS_MAX,
+            timeout=WAIT_SECONDS_MAX,
         )
         assert other.stdout.strip() == "results-1"
 

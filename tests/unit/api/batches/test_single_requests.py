@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 from support.ended_batches import end
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api import dependencies
 from tidemill.schemas.jsonl import line as lines
@@ -103,7 +104,7 @@ async def test_a_store_that_fails_during_the_read_is_unavailable(client, deps, m
 
     monkeypatch.setattr(deps.lines, "read", read)
     monkeypatch.setattr(dependencies, "STORE_SECONDS_MAX", 0.1)
-    answer = await asyncio.wait_for(client.get(f"{CHAT}/{made['id']}"), 5)
+    answer = await asyncio.wait_for(client.get(f"{CHAT}/{made['id']}"), WAIT_SECONDS_MAX)
     assert answer.status_code == 503
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api.batches import file_removal
 from tidemill.runtime.clocks import DOUBT_SECONDS
@@ -42,7 +43,7 @@ class Gate:
 
     async def held(self) -> asyncio.Event:
         """What the next read waits for."""
-        return await asyncio.wait_for(self._held.get(), 5)
+        return await asyncio.wait_for(self._held.get(), WAIT_SECONDS_MAX)
 
     async def held_with_all(self) -> asyncio.Event:
         """What a completion waits for that has read both parts."""
@@ -92,7 +93,7 @@ async def test_a_repetition_whose_parts_are_swept_gets_the_same_answer(deps, cli
     one, other = await gate.held(), await gate.held()
     gate.is_open = True
     one.set()
-    done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_SECONDS_MAX)
     await file_removal.sweep(deps)
     other.set()
     answers = [(await each).raise_for_status().json() for each in (first, second)]
@@ -157,7 +158,7 @@ async def test_a_file_that_is_being_published_is_not_deleted(deps, client, gate,
     one, other = await gate.held(), await gate.held()
     gate.is_open = True
     one.set()
-    await asyncio.wait_for(held_send.wait(), 5)
+    await asyncio.wait_for(held_send.wait(), WAIT_SECONDS_MAX)
     (await client.post(f"{begun[0]}/cancel")).raise_for_status()
     other.set()
     await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED, timeout=0.5)

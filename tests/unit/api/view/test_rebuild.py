@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from support.dependencies import NOW, ManualClock, batch_of, open_dependencies
 from support.trust import VERIFIER
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api.batches.file_removal import mark_current
 from tidemill.api.view.batch_tables import AWAY_SECONDS_MAX
@@ -56,7 +57,7 @@ async def test_the_first_statement_that_meets_damage_has_the_view_made_anew(tmp_
     with pytest.raises(StateUnavailable, match="SQLITE_CORRUPT"):
         await asyncio.to_thread(view.throughput.queues, None, 9) if use == "query apart" else USES[use](view)
     with pytest.raises(ViewDamaged):
-        await asyncio.wait_for(waiting, 9)
+        await asyncio.wait_for(waiting, WAIT_SECONDS_MAX)
     view.close()
     database, view = opened(tmp_path)
     assert view.resume(BATCHES, Tail(identity="k/t", end=101)) == 0

@@ -173,5 +173,5 @@ async def test_an_abort_in_the_turn_of_a_failure_gives_the_permit_back() -> None
     calls.start(line, permit)
     calls.abort(line.batch_id, 0.0)
     asyncio.get_running_loop().call_soon(caller.fail)
-    await until(lambda: aborted == [line], "the abort", seconds_max=5)
+    await until(lambda: aborted == [line], "the abort")
     assert caller.released == [permit]

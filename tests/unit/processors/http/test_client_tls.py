@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.client.errors import Unreachable
 from tidemill.client.http.connection import Connection
@@ -157,7 +158,7 @@ async def test_the_fault_of_a_certificate_is_named(tmp_path, name, days, why):
         port = listening.sockets[0].getsockname()[1]
         url = f"https://127.0.0.1:{port}/v1"
         client = HttpUpstream({("127.0.0.1", port): Trust((trusted,))})
-        assert await client.post(url, {}, b"", 5) is FailureKind.CONNECT
+        assert await client.post(url, {}, b"", WAIT_SECONDS_MAX) is FailureKind.CONNECT
         assert client.fault(url, {}) == (why or "its certificate is not trusted")
         found = await server_probe.models(Server(url=url, ca_file=trusted))
         assert found == NoModels(why or "its certificate is not trusted; set ca_file to the CA that signed it")

@@ -140,5 +140,5 @@ async def test_held_records_take_no_room_from_themselves(case):
                 finished.append(held)
         return len(finished) == 8
 
-    await until(are_all_done, "the records that waited", seconds_max=30)
+    await until(are_all_done, "the records that waited")
     assert case.acked == list(range(8))
