@@ -305,8 +305,8 @@ class Checker:
             return
         endpoints = self._rules.models.get(model)
         if endpoints is None:
-            text = f"The provided model '{shown(model)}' is not supported by the Batch API. Models here: {self._served()}."
-            raise LineFault("model_not_found", text, "body.model")
+            text = f"The provided model '{shown(model)}' is not supported by the Batch API."
+            raise LineFault("model_not_found", f"{text} Models here: {self._served()}.", "body.model")
         if self._rules.endpoint not in endpoints:
             text = (
                 f"The model '{shown(model)}' does not serve {self._rules.endpoint}; "
@@ -389,7 +389,7 @@ def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None
 
 
 def _file_fault(error: AttachmentError) -> LineFault:
-    param = f"body.{shown(error.field)}" if error.field else "body"
+    param = f"body.{shown(error.field)}".removesuffix(".")
     if isinstance(error, FormError):
         return LineFault("invalid_request", f"Invalid '{param}': {error}.", param)
     return LineFault("invalid_file", f"Invalid '{param}': {error}.", param)

@@ -1,4 +1,4 @@
-"""The fields of the form (`multipart/form-data`) that a server gets in place of a body with files, and their bounds.
+"""The fields of the form (`multipart/form-data`) that a server gets for a body with files, and their bounds.
 
 A form has the full name of a field before each item of a list and each value of an object, so a body of 100 KB
 could become a form of 500 MB: its size is the product of the names and the items.
