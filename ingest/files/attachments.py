@@ -1,4 +1,4 @@
-"""Checks the files that the lines of an input name: those in a line at once, uploaded ones in the store."""
+"""Checks lines that become forms: the files in a line and the form's size at once, uploaded files in the store."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,9 @@ import msgspec
 import orjson
 
 from tidemill.schemas.endpoints import Endpoint
-from tidemill.schemas.jsonl import attachments, nesting
+from tidemill.schemas.jsonl import attachments, form_fields, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError, Inline, Stored
+from tidemill.schemas.jsonl.line import parse
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, Store, read_all
 
@@ -54,13 +55,19 @@ class Attached:
         """Whether the lines name too many uploaded files, which are then not looked up."""
         return len(self._uploaded) > UPLOADED_MAX
 
-    def examine(self, body: Mapping[str, Any], line: int) -> None:
-        """Check the files in a line, and remember those that it names.
+    def examine(self, data: bytes, body: Mapping[str, Any], line: int) -> None:
+        """Check the files in a line and the form that it becomes, and remember the files.
+
+        Args:
+            data: The line.
+            body: Its body; of a long line, the fields that the check needs.
+            line: Its number.
 
         Raises:
-            AttachmentError: A field does not name files as it must.
+            AttachmentError: A field does not name files as it must, or the form would be too large.
         """
         names = _examined(body, self._endpoint, self._project, line)
+        form_fields.decoded(parse(data).body, self._endpoint.files)
         if names.files and not self._is_stream and not self.is_full:
             self._names.append(names)
             self._uploaded.update(dict.fromkeys(file_id for _, file_id in names.files))

@@ -3,13 +3,18 @@
 import functools
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import orjson
 
+from tidemill.ingest.files.verdict import LineFault
 from tidemill.schemas.endpoints import Endpoint
 from tidemill.schemas.jsonl import nesting
+
+FIELDS_MAX: Final = 10_000
+"""Fields of a body. Processors read them into a `dict` to add those of the settings: a million would hold up their
+event loop for half a second."""
 
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
@@ -46,6 +51,7 @@ def outlined(data: bytes, endpoint: Endpoint) -> object:
     Lists of embedding inputs, and fields with files that are not text, stay raw JSON.
 
     Raises:
+        LineFault: The body has too many fields.
         msgspec.DecodeError: The line is not JSON.
         UnicodeDecodeError: The line is not UTF-8; the decoder does not validate the text that it skips.
         orjson.JSONDecodeError: The line is not JSON.
@@ -59,7 +65,17 @@ def outlined(data: bytes, endpoint: Endpoint) -> object:
         line = _fields(decoders.requests.decode(data))
     except msgspec.ValidationError:
         return _odd(data, endpoint, decoders)
+    _check_fields(data)
     return {name: _body(value, endpoint) if name == "body" else _value(value) for name, value in line.items()}
+
+
+def _check_fields(data: bytes) -> None:
+    """Refuse a request whose body has too many fields; each needs a colon and two quotes."""
+    if min(data.count(b":"), data.count(b'"') // 2) <= FIELDS_MAX:
+        return
+    body = bytes(_fields(_lines.decode(data)).get("body", b""))
+    if nesting.elements(body) > FIELDS_MAX:
+        raise LineFault("invalid_request", f"The body has more than {FIELDS_MAX:,} fields.", "body")
 
 
 def count_of_inputs(given: object) -> int:

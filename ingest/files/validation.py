@@ -23,6 +23,7 @@ from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
+from tidemill.schemas.jsonl.form_fields import FormError
 from tidemill.schemas.jsonl.line import begins_with_another_model
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
@@ -33,7 +34,6 @@ from tidemill.wording import counted
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
 MODELS_SHOWN_MAX: Final = 3
-
 NUMBER_BYTES: Final = 20
 """A number of an embedding and its comma: most servers print all digits of a double."""
 BASE64_NUMBER_BYTES: Final = 6
@@ -196,9 +196,8 @@ class Checker:
             text = f"The input file has more requests than the maximum of {self._rules.lines_max}."
             return [LineFault("too_many_tasks", text)]
         if self._attached.is_full:
-            return [
-                LineFault("too_many_files", f"The lines name more than {attachments.UPLOADED_MAX} uploaded files.")
-            ]
+            text = f"The lines name more than {attachments.UPLOADED_MAX} uploaded files."
+            return [LineFault("too_many_files", text)]
         if self._inputs > EMBEDDING_INPUTS_MAX:
             text = f"The batch has {self._inputs} embedding inputs; the maximum is {EMBEDDING_INPUTS_MAX}."
             return [LineFault("too_many_embedding_inputs", text, "body.input")]
@@ -230,7 +229,7 @@ class Checker:
             raise LineFault("invalid_request", "The body has 'model' twice, with different values.", "body.model")
         if self._endpoint.files:
             try:
-                self._attached.examine(request["body"], number)
+                self._attached.examine(data, request["body"], number)
             except AttachmentError as error:
                 raise _file_fault(error) from None
 
@@ -307,8 +306,7 @@ class Checker:
         endpoints = self._rules.models.get(model)
         if endpoints is None:
             text = f"The provided model '{shown(model)}' is not supported by the Batch API."
-            text = f"{text} Models here: {self._served()}."
-            raise LineFault("model_not_found", text, "body.model")
+            raise LineFault("model_not_found", f"{text} Models here: {self._served()}.", "body.model")
         if self._rules.endpoint not in endpoints:
             text = (
                 f"The model '{shown(model)}' does not serve {self._rules.endpoint}; "
@@ -391,7 +389,10 @@ def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None
 
 
 def _file_fault(error: AttachmentError) -> LineFault:
-    return LineFault("invalid_file", f"Invalid 'body.{error.field}': {error}.", f"body.{error.field}")
+    param = f"body.{shown(error.field)}".removesuffix(".")
+    if isinstance(error, FormError):
+        return LineFault("invalid_request", f"Invalid '{param}': {error}.", param)
+    return LineFault("invalid_file", f"Invalid '{param}': {error}.", param)
 
 
 def _type_fault(param: str, expected: str, found: object) -> LineFault:

@@ -273,8 +273,8 @@ class Caller:
         if is_refused and failure.at >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = failure.at
             _log.warning(
-                "server %s rejects calls for %s: %s Check its key, and the model's name there.",
-                backend.server.name, self._endpoint_probe.model, failure.message,
+                "server %s rejects calls for %s with status %s. Check its key, and the model's name there.",
+                backend.server.name, self._endpoint_probe.model, failure.status,
             )  # fmt: skip
         return CallResult(custom_id, failure, evidence)
 

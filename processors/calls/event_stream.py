@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import orjson
 
+from tidemill.processors.memory_budget import SMALL_BYTES
+from tidemill.schemas.jsonl import nesting
+
 _STREAM: Final = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:")
 _LINES: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")
 _TEXTS: Final = frozenset({
@@ -20,6 +23,11 @@ _TEXTS: Final = frozenset({
 """Fields whose text is split over chunks; the last two are those of audio."""
 _WHOLE: Final = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
 """The `object` of a reply, by that of its chunks."""
+PARTS_MAX: Final = 4_000_000
+"""Arrays, objects, keys and commas of a stream: one of 128,000 tokens of text has 3 million. The merged reply may
+keep all of them: some 250 MB."""
+EVENT_PARTS_MAX: Final = 500_000
+"""Those of one event, which is decoded at once: some 30 ms."""
 ITEMS_MAX: Final = 1024
 """Items of one list in which each has an `index`."""
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -62,6 +70,7 @@ def assembled(body: bytes) -> bytes:
     Raises:
         IncompleteError: The events do not form a complete reply.
     """
+    _check(body, "it", PARTS_MAX)
     whole: dict[str, Any] = {}
     try:
         for event in _events(body):
@@ -90,7 +99,13 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
             yield _decoded(text)
 
 
+def _check(text: bytes, name: str, parts_max: int) -> None:
+    if len(text) > SMALL_BYTES and nesting.parts(text) > parts_max:
+        raise IncompleteError(f"{name} has more than {parts_max} values")
+
+
 def _decoded(text: bytes) -> dict[str, Any]:
+    _check(text, "one of its events", EVENT_PARTS_MAX)
     try:
         event = orjson.loads(text)
     except orjson.JSONDecodeError as error:

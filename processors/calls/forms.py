@@ -6,7 +6,7 @@ for one in an object. Servers that take such forms: vLLM, whisper.cpp, speaches 
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,7 @@ import msgspec
 
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.schemas.endpoints import Endpoint
-from tidemill.schemas.jsonl import attachments
+from tidemill.schemas.jsonl import attachments, form_fields
 from tidemill.schemas.jsonl.attachments import AttachmentError, Inline, Stored
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Store, read_all
@@ -36,7 +36,7 @@ class File(NamedTuple):
 
 
 class Forms:
-    """Makes the forms of a process; the files of all of them have one memory budget."""
+    """Makes the forms of a process; all of them have one memory budget."""
 
     def __init__(self, store: Store, budget: LineBudget) -> None:
         """Read nothing yet.
@@ -53,12 +53,11 @@ class Forms:
         """The form for a body, as long as it is needed.
 
         Raises:
-            AttachmentError: A field does not name files as it must, or they are too large.
-            MsgspecError: The body is not a JSON object.
+            AttachmentError: A field does not name files as it must, or they or the form are too large.
             NotFound: A file is deleted.
             OSError: The store failed.
         """
-        fields = await asyncio.to_thread(_bodies.decode, body)
+        fields, fields_size = await asyncio.to_thread(form_fields.decoded, body, endpoint.files)
         texts = [text for _, text in attachments.fields_of(fields, endpoint.files)]
         named = {text: attachments.parsed(text, project) for text in texts}
         stored = {text: file_key(found.file_id) for text, found in named.items() if isinstance(found, Stored)}
@@ -68,7 +67,7 @@ class Forms:
         size = sum(sizes[text] for text in texts)
         if size > attachments.BYTES_MAX:
             raise AttachmentError(f"the files of a line have at most {attachments.BYTES_MAX} bytes together")
-        async with self._budget.taken(size):
+        async with self._budget.taken(size + fields_size):
             files = {text: await self._read(key) for text, key in stored.items()}
             yield await asyncio.to_thread(encoded, endpoint, fields, files)
 
@@ -93,7 +92,7 @@ def encoded(endpoint: Endpoint, fields: Mapping[str, Any], files: Mapping[str, F
     pieces: list[bytes] = []
     for name, value in fields.items():
         if name not in endpoint.files:
-            for part, text in _flat(name, value):
+            for part, text in form_fields.flat(name, value):
                 pieces += _head(part), text.encode(errors="replace"), b"\r\n"
     for number, (name, text) in enumerate(attachments.fields_of(fields, endpoint.files)):
         file = files.get(text) or _of_data_url(text)
@@ -113,20 +112,3 @@ def _of_data_url(text: str) -> File:
     found = attachments.parsed(text, "")
     assert isinstance(found, Inline)
     return File(found.media_type, found.content())
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The names and texts of a value; null has none."""
-    match value:
-        case None:
-            return
-        case str():
-            yield name, value
-        case list():
-            for each in value:
-                yield from _flat(f"{name}[]", each)
-        case dict():
-            for key, each in value.items():
-                yield from _flat(f"{name}[{key}]", each)
-        case _:
-            yield name, msgspec.json.encode(value).decode()

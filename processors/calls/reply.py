@@ -2,12 +2,13 @@
 
 The body passes through as bytes. Only the token counts and the signs of a failure are decoded: an `error`, a
 choice that ended with one, a `status` other than that of an answer, and the fields that a good reply of the
-endpoint must have.
+endpoint must have. Other values are skipped: 32 MiB as a `dict` or a `list` would take a second and 500 MB.
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final
@@ -15,7 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.processors.failures import FailureKind
-from tidemill.schemas import UNREADABLE
+from tidemill.processors.memory_budget import SMALL_BYTES
+from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, ReplyRules
 from tidemill.schemas.jsonl import nesting
@@ -52,6 +54,8 @@ _TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": NoneType, b"": None}
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64
+CHOICES_MAX: Final = 4096
+"""Choices of one reply; a call for several lines gets some for each of its inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +123,17 @@ _Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_FIELDS, bases=(_Known,), g
 _OddReply: Final[Any] = msgspec.defstruct("_OddReply", _RAW_FIELDS, bases=(_OddKnown,))
 
 
-class _Object(msgspec.Struct):
-    pass
-
-
+_ERROR_FIELDS: Final = ("message", "code", "status", "status_code", "type")
+_Error: Final[Any] = msgspec.defstruct("_Error", [(name, msgspec.Raw, _ABSENT) for name in _ERROR_FIELDS])
+_Object: Final[Any] = msgspec.defstruct("_Object", [])
 _replies: Final = msgspec.json.Decoder(_Reply)
 _completions: Final = msgspec.json.Decoder(_Known)
 """Faster, and enough for endpoints whose replies need only choices."""
 _odd_replies: Final = msgspec.json.Decoder(_OddReply)
-_choices: Final = msgspec.json.Decoder(list[_Choice])
+_errors: Final = msgspec.json.Decoder(_Error)
 _objects: Final = msgspec.json.Decoder(_Object)
-_dicts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _strings: Final = msgspec.json.Decoder(str)
+_values: Final = msgspec.json.Decoder()
 
 
 def is_object(body: bytes) -> bool:
@@ -170,13 +173,7 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
         raise msgspec.DecodeError("the body is not UTF-8")
     entry = ENDPOINTS.get(endpoint, UNKNOWN)
     try:
-        try:
-            reply = (_completions if entry.reply.filled == "choices" else _replies).decode(body)
-            tokens = _elsewhere(body, entry) if reply.usage is None else _mapped(reply.usage, entry)
-        except msgspec.ValidationError:
-            # An array, or an object with fields of unexpected types.
-            reply, usage = _odd(_odd_replies.decode(body))
-            tokens = _elsewhere(body, entry) if bytes(usage) in _NONE else _odd_tokens(usage, entry)
+        reply, tokens = _decoded(body, entry)
         failure = _error(reply, body, entry)
         if failure is None and entry.unit != "tokens":
             return _with_units(tokens, body, reply, entry)
@@ -185,21 +182,35 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
     return failure or tokens
 
 
+def _decoded(body: bytes, entry: Endpoint) -> tuple[Any, Tokens | None]:
+    """The fields of a reply, and its token counts."""
+    if len(body) <= SMALL_BYTES:
+        try:
+            reply = (_completions if entry.reply.filled == "choices" else _replies).decode(body)
+            return reply, _elsewhere(body, entry) if reply.usage is None else _mapped(reply.usage, entry)
+        except msgspec.ValidationError:
+            pass  # an array, or an object with fields of unexpected types
+    reply, usage = _odd(_odd_replies.decode(body))
+    return reply, _elsewhere(body, entry) if bytes(usage) in _NONE else _odd_tokens(usage, entry)
+
+
 def _with_units(tokens: Tokens | None, body: bytes, reply: Any, entry: Endpoint) -> Tokens | None:
     if tokens is None:
         return None
     if entry.unit == "images":
-        return (*tokens[:3], nesting.elements(bytes(reply.data)))
+        images = bytes(reply.data)
+        is_deep = nesting.exceeds(images, nesting.LEVELS_MAX)
+        return None if is_deep else (*tokens[:3], nesting.elements(images))
     return tokens if tokens[0] or tokens[2] else _seconds(body)
 
 
 def _seconds(body: bytes) -> Tokens | None:
     """The length of the audio in whole seconds, rounded up: of `usage`, else of `verbose_json`."""
-    fields = _fields(msgspec.Raw(body))
-    found = bytes(_fields(fields.get("usage", _ABSENT)).get("seconds", _ABSENT))
+    text = msgspec.Raw(body)
+    found = bytes(_field(_field(text, "usage"), "seconds"))
     try:
-        seconds = math.ceil(float((found if found not in _NONE else bytes(fields["duration"])).strip(b'"')))
-    except (KeyError, ValueError, OverflowError):
+        seconds = math.ceil(float((bytes(_field(text, "duration")) if found in _NONE else found).strip(b'"')))
+    except (ValueError, OverflowError):
         return None
     return (0, 0, 0, seconds) if 0 <= seconds <= TOKENS_MAX else None
 
@@ -209,8 +220,8 @@ def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
     for place in entry.reply.usage[1:]:
         found = msgspec.Raw(body)
         for name in place.split("."):
-            found = _fields(found).get(name, _ABSENT)
-        if _fields(found):
+            found = _field(found, name)
+        if bytes(memoryview(found)[:1]) == b"{" and bytes(found) not in _FALSY:
             return _odd_tokens(found, entry)
     return NO_TOKENS
 
@@ -219,7 +230,8 @@ def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
     """The valid parts of a reply with fields of unexpected types, and its `usage`."""
     choices = None if _is_empty(reply.choices) else [_Choice()]
     with contextlib.suppress(*UNREADABLE):
-        choices = _choices.decode(reply.choices)
+        found = msgspec.structs.astuple(_first_choices().decode(reply.choices))
+        choices = list(found[: found.index(None)] if None in found else found)
     fields = {name: getattr(reply, name) for name in _NEEDED}
     return _Reply(error=reply.error, choices=choices, **fields), reply.usage
 
@@ -228,7 +240,7 @@ def _field_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
     if name in _NEEDED:
         found: msgspec.Raw = getattr(reply, name)
         return found
-    return _fields(msgspec.Raw(body)).get(name, _ABSENT)
+    return _field(msgspec.Raw(body), name)
 
 
 def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
@@ -239,16 +251,24 @@ def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
         return _broken_off(words) if is_broken_off else ReplyError(status, words)
     if ended is not None:
         return ended
-    if entry.reply.filled == "choices":
-        for choice in reply.choices or ():
-            if choice.finish_reason in _BROKEN:
-                words = _message(choice.error) or f"A choice ended with the finish_reason {choice.finish_reason}."
-                status = _status(choice.error)
-                return _broken_off(words) if status is None else ReplyError(status, words)
+    if entry.reply.filled == "choices" and (failure := _error_of(reply.choices or ())) is not None:
+        return failure
     if (name := _missing(reply, body, entry)) is not None:
         return ReplyError(_status(msgspec.Raw(body)) or _OK, f"The reply has no {name}.")
     if (name := entry.reply.ending) is not None and bytes(_field_of(reply, body, name)) in _NONE:
         return _broken_off(f"The reply has no {name}.")
+    return None
+
+
+def _error_of(choices: Sequence[_Choice]) -> ReplyError | None:
+    if len(choices) > CHOICES_MAX:
+        words = f"The reply has more than {CHOICES_MAX} choices."
+        return ReplyError(None, words, FailureKind.UNSUPPORTED_REPLY)
+    for choice in choices:
+        if choice.finish_reason in _BROKEN:
+            words = _message(choice.error) or f"A choice ended with the finish_reason {choice.finish_reason}."
+            status = _status(choice.error)
+            return _broken_off(words) if status is None else ReplyError(status, words)
     return None
 
 
@@ -286,42 +306,48 @@ def _is_empty(items: msgspec.Raw) -> bool:
     return len(view) <= _BLANK_LIST_BYTES_MAX and not bytes(view[1:-1]).strip(b" \t\r\n")
 
 
-def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
-    try:
-        return _dicts.decode(error)
-    except UNREADABLE:
-        return {}
+@functools.cache
+def _first_choices() -> msgspec.json.Decoder[Any]:
+    """Decodes a list of choices, and skips those behind the bound."""
+    fields = [(f"choice_{number}", _Choice | None, None) for number in range(CHOICES_MAX + 1)]
+    return msgspec.json.Decoder(msgspec.defstruct("_FirstChoices", fields, array_like=True, gc=False))
+
+
+@functools.cache
+def _holder(name: str) -> msgspec.json.Decoder[Any]:
+    fields = [("value", msgspec.Raw, _ABSENT)]
+    return msgspec.json.Decoder(msgspec.defstruct("_Holder", fields, rename={"value": name}))
+
+
+def _field(text: msgspec.Raw, name: str) -> msgspec.Raw:
+    """A field of an object; the values of others are skipped."""
+    found = decoded(_holder(name), text)
+    return _ABSENT if found is None else found.value
 
 
 def _status(error: msgspec.Raw) -> int | None:
     """The HTTP status in an error, as a number or as text, or by its code or type."""
-    fields = _fields(error)
-    for name in ("code", "status", "status_code"):
-        text = bytes(fields.get(name, b"")).strip(b'"')
+    fields = decoded(_errors, error) or _Error()
+    for found in (fields.code, fields.status, fields.status_code):
+        text = bytes(found).strip(b'"')
         if len(text) == _STATUS_DIGITS and text.isdigit() and int(text) in _STATUSES:
             return int(text)
-    named = (_BY_TYPE.get(bytes(fields.get(name, b""))) for name in ("code", "type"))
-    return next(filter(None, named), None)
+    return _BY_TYPE.get(bytes(fields.code)) or _BY_TYPE.get(bytes(fields.type))
 
 
 def _message(error: msgspec.Raw) -> str:
     """The message of an error, or the error itself if it has none."""
     if error is _ABSENT:
         return ""
-    message = _fields(error).get("message", error)
-    try:
-        words = _strings.decode(message)
-    except UNREADABLE:
-        words = bytes(message).decode(errors="replace")
-    return words[:TEXT_CHARS_MAX]
+    found = decoded(_errors, error)
+    message = error if found is None or found.message is _ABSENT else found.message
+    words = decoded(_strings, message)
+    return (bytes(message).decode(errors="replace") if words is None else words)[:TEXT_CHARS_MAX]
 
 
 def _odd_tokens(text: msgspec.Raw, entry: Endpoint) -> Tokens | None:
     """The counts of a `usage` with unexpected types; None if a count is impossible."""
-    try:
-        usage = msgspec.json.decode(text)
-    except UNREADABLE:
-        return None
+    usage = decoded(_values, text) if len(memoryview(text)) <= SMALL_BYTES else None
     if not isinstance(usage, dict):
         return None
     fields: dict[str, Any] = {}

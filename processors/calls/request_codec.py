@@ -12,7 +12,7 @@ import msgspec
 from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
-from tidemill.processors.memory_budget import ReplyBytes
+from tidemill.processors.memory_budget import SMALL_BYTES, ReplyBytes
 from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.jsonl import server_error
@@ -24,9 +24,15 @@ BATCHES_KNOWN_MAX: Final = 1_000
 PLAIN_CHARS_MAX: Final = 96
 """A batch id up to this length makes ids of calls with at most 128 characters."""
 
+
+class _WithError(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw()
+
+
 _ERROR: Final = re.compile(rb'\{\s*[^}\s]|"[^"]')
 """The beginning of an `error`: an object with a field, or a text."""
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_errors: Final = msgspec.json.Decoder(_WithError)
 _values: Final = msgspec.json.Decoder(msgspec.Raw)
 _LOCATION: Final = re.compile(r"[!-?A-~]{1,256}\Z")
 """Printable, and without a user or password before an `@`."""
@@ -34,7 +40,9 @@ _FORM: Final = re.compile(
     r"((audio|image|multipart|video)/|application/vnd\.)[\w.+-]{1,64}(?<!\+json)(?<!\+xml)\Z", re.ASCII
 )
 """Media types of answers; a gateway may give any other one, `application/octet-stream` too, to a passing fault."""
-_FILLED_LIST: Final = re.compile(rb"\s*\[\s*[^]\s]")
+_FILLED_LIST: Final = re.compile(rb"\s*+\[\s*+[^]\s]")
+FIELDS_BYTES_MAX: Final = SMALL_BYTES
+"""A larger body of an error does not keep its other fields: a million of them take half a second."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -128,12 +136,17 @@ def _to(answer: Answer) -> str:
 
 def _unreadable(answer: Answer) -> tuple[FailureKind, str]:
     """Why a reply that is no JSON object cannot be delivered, and whether a retry would get the same form."""
-    if _FILLED_LIST.match(answer.body) and decoded(_values, answer.body) is not None:
+    if is_filled_list(answer.body):
         return FailureKind.UNSUPPORTED_REPLY, "The backend's reply is a JSON array, not an object."
     name = (answer.media_type or "").partition(";")[0].strip().lower()
     if answer.body and _FORM.match(name) is not None:
         return FailureKind.UNSUPPORTED_REPLY, f"The backend's reply is not JSON, but {name}."
     return FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object."
+
+
+def is_filled_list(body: bytes) -> bool:
+    """Whether this is a JSON array with an item."""
+    return _FILLED_LIST.match(body) is not None and decoded(_values, body) is not None
 
 
 def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:
@@ -223,9 +236,9 @@ def _error_body(answer: Answer, message: str) -> bytes:
     own = _object(answer.body)
     body = answer.body if own is None else own
     # What is no object, or not in UTF-8, is quoted; its fields would make the line malformed, too.
-    fields = {} if own is None else decoded(_objects, own) or {}
-    if _ERROR.match(fields.get("error", b"")):
+    if own is not None and (given := decoded(_errors, own)) is not None and _ERROR.match(given.error):
         return body
+    fields = {} if own is None or len(own) > FIELDS_BYTES_MAX else decoded(_objects, own) or {}
     found = server_error.read(body)
     kind, code, param = (one if isinstance(one, str) else None for one in (found.type, found.code, found.param))
     error = {

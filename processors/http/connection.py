@@ -7,13 +7,13 @@ It costs a quarter of the CPU time of aiohttp, which also handles redirects, coo
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import httptools
 
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import reply_body
+from tidemill.processors.http.reply_body import PIECES_MAX, PartialReply
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBytes
 
 HEAD_BYTES_MAX: Final = 64 << 10
@@ -24,8 +24,6 @@ LATE_SECONDS_MAX: Final = 1.0
 
 _INFORMATIONAL: Final = 200
 NOTHING: Final = memoryview(b"")
-_SHOWN_CHARS: Final = 64
-"""Characters of a content encoding that an error line quotes."""
 _HEAD_END: Final = b"\r\n\r\n"
 _KEPT: Final = {
     b"x-request-id": "request_id", b"retry-after": "retry_after", b"content-type": "media_type",
@@ -36,40 +34,6 @@ _NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
 """Gets the outcome of a call, once."""
-
-
-@dataclass(slots=True)
-class _Reply:
-    """The part of a reply that has arrived."""
-
-    status: int = 0
-    first_byte: float = 0.0
-    has_head: bool = False
-    is_framed: bool = False
-    """Whether its head says where the body ends."""
-    headers: dict[str, Any] = field(default_factory=dict)
-    """Those that an answer keeps, by its fields."""
-    encoding: str | None = None
-    """Its content encoding."""
-    decoder: reply_body.Decoder | None = None
-    pieces: list[bytes] = field(default_factory=list)
-    """Pieces of the decompressed body; empty if it cannot be decompressed."""
-    size: int = 0
-    has_body: bool = False
-
-    def encoded(self, value: str) -> None:
-        """Note its `Content-Encoding`."""
-        name = value.strip().lower()
-        if name not in {"", "identity"}:
-            self.encoding = name[:_SHOWN_CHARS]
-            self.decoder = reply_body.decoder(name)
-
-    @property
-    def unread(self) -> str | None:
-        """The content encoding of a body that cannot be decompressed; else None."""
-        if not self.has_body or (self.decoder is not None and self.decoder.is_whole):
-            return None
-        return self.encoding
 
 
 class Connection(asyncio.Protocol):
@@ -289,6 +253,8 @@ class Connection(asyncio.Protocol):
         if not is_kept:
             return
         reply.pieces.append(body)
+        if len(reply.pieces) - reply.joined > PIECES_MAX:
+            reply.join()
         if self._share is not None:
             self._count(len(body))
         elif reply.size > SMALL_BYTES:
@@ -305,7 +271,7 @@ class Connection(asyncio.Protocol):
             self._end(self._answer())
 
     def _begin(self) -> None:
-        self._reply = _Reply()
+        self._reply = PartialReply()
         self._head = b""
         self._is_refused = False
         self._bare_bytes = 0

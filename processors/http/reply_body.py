@@ -1,4 +1,4 @@
-"""Reads bodies that a server sends in an unusual way.
+"""The part of a reply that has arrived, and bodies that a server sends in an unusual way.
 
 It decompresses gzip and deflate in bounded steps, for servers that compress without being asked, and finds the end
 of a body whose length the head states twice, which llhttp refuses.
@@ -7,10 +7,15 @@ of a body whose length the head states twice, which llhttp refuses.
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 STEP_BYTES: Final = 256 * 1024
 """Bytes that one step decompresses."""
+PIECES_MAX: Final = 1024
+"""Pieces of a body that are kept as they arrived; a server may send chunks of one byte."""
+_SHOWN_CHARS: Final = 64
+"""Characters of a content encoding that an error line quotes."""
 
 _GZIP: Final = 31
 _ZLIB: Final = 15
@@ -78,3 +83,44 @@ def with_one_length(head: bytes) -> bytes:
     if not lengths:
         return head
     return _LENGTHS.sub(b"", head).removesuffix(b"\r\n") + b"content-length: %b\r\n\r\n" % lengths.pop()
+
+
+@dataclass(slots=True)
+class PartialReply:
+    """The part of a reply that has arrived."""
+
+    status: int = 0
+    first_byte: float = 0.0
+    has_head: bool = False
+    is_framed: bool = False
+    """Whether its head says where the body ends."""
+    headers: dict[str, Any] = field(default_factory=dict)
+    """Those that an answer keeps, by its fields."""
+    encoding: str | None = None
+    """Its content encoding."""
+    decoder: Decoder | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    """Pieces of the decompressed body; empty if it cannot be decompressed."""
+    joined: int = 0
+    """Pieces at the front that were joined from smaller ones."""
+    size: int = 0
+    has_body: bool = False
+
+    def encoded(self, value: str) -> None:
+        """Note its `Content-Encoding`."""
+        name = value.strip().lower()
+        if name not in {"", "identity"}:
+            self.encoding = name[:_SHOWN_CHARS]
+            self.decoder = decoder(name)
+
+    def join(self) -> None:
+        """Join the pieces that have arrived since the last time: an object of two bytes takes 41 and more."""
+        self.pieces[self.joined :] = [b"".join(self.pieces[self.joined :])]
+        self.joined = len(self.pieces)
+
+    @property
+    def unread(self) -> str | None:
+        """The content encoding of a body that cannot be decompressed; else None."""
+        if not self.has_body or (self.decoder is not None and self.decoder.is_whole):
+            return None
+        return self.encoding

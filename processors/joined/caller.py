@@ -14,7 +14,6 @@ from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import Answer, CallFailure, Evidence, FailureKind, Fault, History
 from tidemill.processors.joined import reply
 from tidemill.processors.joined.joiner import JoinedCall
-from tidemill.schemas import UNREADABLE
 
 _log = logging.getLogger(__name__)
 
@@ -98,10 +97,9 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
     whole = request_codec.judge(outcome, url)
     # One choice with an error fails its own line alone.
     if isinstance(whole, CallFailure) and whole.kind not in {FailureKind.ERROR_IN_REPLY, FailureKind.BROKEN_OFF}:
-        is_list = (
-            whole.kind is FailureKind.UNSUPPORTED_REPLY and whole.answer is not None and _is_list(whole.answer)
-        )
-        return [] if is_list else whole
+        # llama.cpp sends a list of replies for several prompts.
+        is_list = whole.answer is not None and request_codec.is_filled_list(whole.answer.body)
+        return [] if is_list and whole.kind is FailureKind.UNSUPPORTED_REPLY else whole
     try:
         bodies = reply.divided(whole.body, call.requests, call.endpoint)
     except reply.MixedUpError:
@@ -113,14 +111,6 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
         request_codec.judge(Answer(outcome.status, body, name, first_byte=outcome.first_byte), url)
         for body in bodies
     ]
-
-
-def _is_list(answer: Answer) -> bool:
-    """Whether it is a list of replies, as llama.cpp sends for several prompts."""
-    try:
-        return isinstance(msgspec.json.decode(answer.body, type=list[msgspec.Raw]), list)
-    except UNREADABLE:
-        return False
 
 
 def _failed(caller: Caller, call: JoinedCall, permit: Permit, failure: CallFailure) -> list[CallResult] | None:

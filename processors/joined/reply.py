@@ -20,6 +20,10 @@ _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _index: Final = msgspec.json.Decoder(int)
 _OUTPUT: Final = ("completion", "output", "reasoning")
+COMMON_BYTES_MAX: Final = 64 << 10
+"""Bytes of a reply beside its items: the reply of each line has a copy of them."""
+PARTS_MAX: Final = 200_000
+"""Objects and keys of the items: 2,048 vectors have some 8,000. A million would take half a second."""
 APPORTIONED: Final = {"apportioned": True}
 """The value of `tidemill` in the usage of a line."""
 
@@ -32,11 +36,15 @@ def divided(body: bytes, requests: Sequence[Request], endpoint: Endpoint) -> lis
     """The body of the reply for each line.
 
     Raises:
-        MixedUpError: Its items do not fit the lines.
+        MixedUpError: Its items do not fit the lines, or it has too many values; smaller calls have fewer.
     """
     assert endpoint.reply.filled is not None, "joinable endpoints have a list"
     try:
+        if len(body) > COMMON_BYTES_MAX and body.count(b"{") + body.count(b":") > PARTS_MAX:
+            raise MixedUpError
         fields = _fields.decode(body)
+        if len(body) - len(memoryview(fields[endpoint.reply.filled])) > COMMON_BYTES_MAX:
+            raise MixedUpError
         items = _in_order(_items.decode(fields[endpoint.reply.filled]), sum(each.answers for each in requests))
         usages = _usages(fields, requests, _sizes(items, requests) if endpoint.generates else None)
     except (KeyError, *UNREADABLE) as error:

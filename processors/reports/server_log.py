@@ -1,9 +1,13 @@
-"""Logs when a server stops taking calls, and when it takes them again."""
+"""Logs when a server stops taking calls, and when it takes them again.
+
+A log is read by people who may not read a batch, so no line has a server's own words, which may quote a prompt.
+"""
 
 import logging
 from collections.abc import Sequence
 from typing import Final
 
+from tidemill.processors.scheduling.stalls import unquoted
 from tidemill.schemas.resources.load import Cause, ServerLoad
 from tidemill.schemas.resources.waiting import Reason
 
@@ -44,4 +48,4 @@ def _log_change(name: str, cause: Cause | None) -> None:
     elif cause.reason is Reason.SERVER_SILENT:
         _log.warning("server %s does not answer: %s", name, cause.message)
     else:
-        _log.warning("server %s takes no calls: %s", name, cause.message)
+        _log.warning("server %s takes no calls: %s", name, unquoted(cause, name))

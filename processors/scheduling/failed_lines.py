@@ -1,6 +1,6 @@
 """Counts the lines that wait for another call, by batch and by what failed the last one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -48,20 +48,26 @@ class FailedLines:
         self.is_secret: Callable[[str], bool] = lambda _: False
         """Whether no message of a server may be kept of a batch: it may quote the line."""
         self.latest: BoundedDict[str, FailedGroup] = BoundedDict(SERVERS_MAX)
-        """By server, the line that failed there last, alone; it stays while that line is called again."""
+        """By server, the line that failed there last, alone; it stays while that line is called again. Its message
+        is in fixed words."""
+        self._quotes: dict[str, tuple[str, str]] = {}
+        """By server, the batch of that line and what the server said, which may quote the line; as long as that
+        batch has lines here."""
         self._batches: dict[str, dict[tuple[FailureKind, str, int | None], _Group]] = {}
 
     def note(self, line: Line, failure: CallFailure) -> None:
         """Count a line that waits after this failure; its earlier failure no longer counts."""
         reason = (failure.kind, failure.server, failure.status)
-        message = self._message(failure, line.head.batch_id)[:MESSAGE_CHARS_MAX]
+        message = self._message(failure, line.head.batch_id)
         groups = self._batches.setdefault(line.head.batch_id, {})
         if (group := groups.get(reason)) is None:
             group = groups[reason] = _Group(self._clock(), message)
         group.lines += 1
         group.message = message
         if failure.kind not in NOT_MADE:
-            self.latest[failure.server] = FailedGroup(line.head.batch_id, *reason, message, 1, group.since)
+            known = failure.cause if failure.kind is FailureKind.CONNECT else ""
+            self.latest[failure.server] = FailedGroup(line.head.batch_id, *reason, known, 1, group.since)
+            self._quotes[failure.server] = line.head.batch_id, message
         self.forget(line)
         line.reason = reason
 
@@ -85,10 +91,21 @@ class FailedLines:
             for reason, group in groups.items()
         ]
 
+    def error(self, server: str) -> str:
+        """Why the last call failed there: what the server said, as long as that call's batch has lines here."""
+        _, quote = self._quotes.get(server, ("", ""))
+        return quote or (found.message if (found := self.latest.get(server)) is not None else "")
+
+    def keep(self, batches: Container[str]) -> None:
+        """Forget what servers said to lines of other batches."""
+        self._quotes = {
+            server: said for server, said in self._quotes.items() if said[0] in batches and server in self.latest
+        }
+
     def _message(self, failure: CallFailure, batch_id: str) -> str:
         if failure.kind is FailureKind.CONNECT:
             return failure.cause
-        return "" if self.is_secret(batch_id) else _message(failure)
+        return "" if self.is_secret(batch_id) else _message(failure)[:MESSAGE_CHARS_MAX]
 
 
 def _message(failure: CallFailure) -> str:

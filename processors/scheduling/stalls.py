@@ -61,6 +61,8 @@ _WORDS: Final = {
 }
 _EXPLAINED: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.SERVER_REFUSES, Reason.SERVER_FAILS})
 """Reasons with the error of the last failed call."""
+_QUOTED: Final = _EXPLAINED - {Reason.SERVER_UNREACHABLE}
+"""Those whose error is in the server's words."""
 _Cause = tuple[Reason, str | None, int | None]
 """Reason, server, status."""
 
@@ -130,6 +132,7 @@ class Stalls:
     def check(self, now: float) -> list[Stalled]:
         """The reports to send at `now`, by the event loop's clock."""
         loop_now, now = now, self._awake(now)
+        self._failed.keep(self._batches)
         if not self._pool.in_flight:
             self._idle_at = now
         held: defaultdict[str, list[FailedGroup]] = defaultdict(list)
@@ -218,6 +221,7 @@ class Stalls:
     def of_servers(self, now: float) -> dict[str, Cause]:
         """Why each server of the model accepts no calls, without those that accept some."""
         failed = self._failed.latest
+        self._failed.keep(self._batches)
         if self._awaits_log():
             delivery = _shown((Reason.DELIVERY, None, None), "")
             return {backend.server.name: delivery for backend in self._pool.backends}
@@ -225,7 +229,7 @@ class Stalls:
         for backend in self._pool.backends:
             name, group = backend.server.name, failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:
-                found[name] = _shown(one, "" if group is None else group.message)
+                found[name] = _shown(one, self._failed.error(name))
             elif is_silent and backend.in_flight and backend.server.in_flight >= backend.server.allowed(now):
                 words = f"{name} accepted {counted(backend.in_flight, 'call')} and answered none yet."
                 found[name] = Cause(reason=Reason.SERVER_SILENT, message=words[:MESSAGE_CHARS_MAX], since=0)
@@ -261,6 +265,13 @@ class Stalls:
 def cause(backend: Backend, now: float) -> Cause | None:
     """Why a server accepts no calls, by its state alone; None if it accepts some."""
     return None if (found := _cause(backend, None, now)) is None else _shown(found, "")
+
+
+def unquoted(cause: Cause, server: str) -> str:
+    """The message of a server's cause without the server's own words, which may quote a prompt."""
+    if cause.reason not in _QUOTED:
+        return cause.message
+    return _shown((cause.reason, server, cause.status), "").message
 
 
 def _shown(cause: _Cause, error: str) -> Cause:

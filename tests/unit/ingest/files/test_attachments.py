@@ -19,6 +19,7 @@ from tidemill.storage.directory import DirectoryStore
 AUDIO, EDITS = "/v1/audio/transcriptions", "/v1/images/edits"
 WAV, PNG = b"RIFF\x00\x00\x00\x00WAVEfmt ", b"\x89PNG\r\n\x1a\n"
 URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+SOUND = "data:audio/wav;base64," + base64.b64encode(WAV).decode()
 NEITHER = "expected a data URL or the id of an uploaded file; no address is fetched"
 FORM = "expected a data URL or a file id, or an object with one as file_id or image_url"
 PROJECT = "p"
@@ -89,6 +90,24 @@ def test_transcripts_that_are_not_json(chosen):
     assert (found.message, found.param) == (
         f"Invalid 'response_format' for a batch: {expected}.", "body.response_format",
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n" * 50_000: [0] * 3000}, "body." + "n" * 64 + "…"),
+        ({"tags": [{}] * 5000}, "body.tags"),
+        ({str(number): 0 for number in range(5000)}, "body"),
+    ],
+    ids=["name", "items", "fields"],
+)
+def test_a_line_whose_form_would_be_huge(fields, param):
+    """A form repeats a name for each item; the fault names the field, cut."""
+    found = fault(line(url=AUDIO, body={"model": "m", "file": SOUND, **fields}), of=of(AUDIO))
+    assert (found.code, found.param) == ("invalid_request", param)
+    assert found.message.startswith(f"Invalid '{param}': ")
+    assert len(found.message) < 500
 
 
 async def stored(store, content):

@@ -47,6 +47,20 @@ async def test_a_file_counts_as_often_as_it_is_named(tmp_path, monkeypatch):
         await size(3)
 
 
+async def test_the_fields_of_a_form_count_in_the_budget(tmp_path):
+    """Not only its files: a line of 100 KB whose form would have 500 MB is refused before it is made."""
+    budget = LineBudget(1 << 30)
+    forms, endpoint = Forms(DirectoryStore(tmp_path), budget), ENDPOINTS["/v1/audio/transcriptions"]
+    line = {"model": "m", "file": "data:audio/wav;base64,UklGRg=="}
+    async with forms.form(endpoint, msgspec.json.encode({**line, "prompt": ["x"] * 1000}), "p") as form:
+        assert len(form) - 300 <= budget._used <= len(form) + 100_000
+    assert budget._used == 0
+    with pytest.raises(AttachmentError) as caught:
+        async with forms.form(endpoint, msgspec.json.encode({**line, "n" * 55_000: [0] * 27_000}), "p"):
+            pytest.fail("the form was made")
+    assert caught.value.field == "n" * 55_000
+
+
 async def test_a_line_whose_file_is_deleted_keeps_its_custom_id(tmp_path):
     """Its error line names it, though no server was called."""
     store, upstream, url = DirectoryStore(tmp_path), HttpUpstream(), "/v1/images/edits"

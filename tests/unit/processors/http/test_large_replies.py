@@ -1,6 +1,7 @@
 """Large replies in the memory budget."""
 
 import asyncio
+import tracemalloc
 
 from support.scripted_server import OK, SECONDS, post, serving
 from support.waiting import until
@@ -78,3 +79,20 @@ async def test_an_incomplete_large_reply_frees_its_budget() -> None:
         await asyncio.gather(call, return_exceptions=True)
         await client.get(server.url, {}, SECONDS, 1 << 20)
         assert client._replies.used == 0
+
+
+async def test_a_reply_in_tiny_chunks_takes_little_more_than_its_bytes() -> None:
+    """The budget counts its bytes alone; an object for each chunk of two bytes would take 20 times as much."""
+    size = 512 << 10
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"2\r\nab\r\n" * (size // 2)
+    async with serving([chunks, b"0\r\n\r\n"], [OK]) as (server, client):
+        tracemalloc.start()
+        try:
+            answer = await post(server, client)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert isinstance(answer, Answer)
+        assert answer.body == b"ab" * (size // 2)
+        assert most < len(chunks) + 4 * size
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
