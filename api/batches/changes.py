@@ -78,7 +78,7 @@ async def delete_with_input(request: Request, deps: Dependencies, caller: Princi
     deleted without its input loses that now.
 
     Raises:
-        ApiError: As `delete`.
+        ApiError: As `delete`; 409, another batch is claimed with the input, and nothing is deleted.
         LogUnavailable: The log does not answer; repeat the request.
     """
     input_file_id = deps.view.erasures.input_of(caller.project, batch_id)
@@ -96,7 +96,12 @@ async def _delete_input(
 ) -> InputEnd:
     if (record := deps.view.file(caller.project, file_id)) is None:
         return InputEnd.GONE
-    if await file_removal.is_shared(deps, file_id, batch_id):
+    if others := await file_removal.other_readers(deps, file_id, batch_id):
+        if all(reader.is_claim for reader in others):
+            raise errors.conflict(
+                "Nothing is deleted: a create of a batch with this input may still be at work. "
+                "Please try again in an hour."
+            )
         return InputEnd.SHARED
     await deps.trail.record(request, caller, Action.FILE_DELETE, file_id)
     await file_removal.remove(deps, file_id, record.key)

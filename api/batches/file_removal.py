@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tidemill import metrics
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies, from_store
+from tidemill.api.view.batch_tables import Reader
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.retrying import reason
 from tidemill.runtime.clocks import DeletionClock
@@ -93,7 +94,7 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
         LogUnavailable: The log does not answer, and the batch stays.
     """
     source = deps.view.file(project, batch.input_file_id)
-    if source is not None and source.from_body and not await is_shared(deps, source.file.id, batch.id):
+    if source is not None and source.from_body and not await other_readers(deps, source.file.id, batch.id):
         await remove(deps, source.file.id, source.key)
     kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
     at = int(deps.clock())
@@ -106,14 +107,14 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
         deps.view.drop_file(ids.derived_file_id(batch.id, kind), -1)
 
 
-async def is_shared(deps: Dependencies, file_id: str, batch_id: str) -> bool:
-    """Whether a file is the input of another batch than this one, also of one that another process has just made.
+async def other_readers(deps: Dependencies, file_id: str, batch_id: str) -> list[Reader]:
+    """The other batches with the input of a batch, also those that another process has just claimed.
 
     Raises:
         LogUnavailable: The log does not answer.
     """
     await deps.reading.catch_up(topics.CLAIMS.name)
-    return deps.view.is_shared(file_id, batch_id)
+    return deps.view.other_readers(file_id, batch_id)
 
 
 async def remove_parts(deps: Dependencies, upload_id: str) -> bool:

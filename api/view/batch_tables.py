@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.bounds import RERUNS_MAX
@@ -26,17 +26,26 @@ _log: Final = logging.getLogger(__name__)
 
 # A batch may name any id as its input, so only those of the file's project count.
 _OF_PROJECT = "project = coalesce((SELECT project FROM files WHERE id = ?1), project)"
-_READERS = f"SELECT id, over FROM batches WHERE input_file_id = ?1 AND {_OF_PROJECT}"  # noqa: S608  no values
+_READERS = f"SELECT id, over, 0 FROM batches WHERE input_file_id = ?1 AND {_OF_PROJECT}"  # noqa: S608  no values
 # By name: SQLite would read all batches of an input that most of them have done with.
 _OPEN_READERS = (
-    "SELECT id, over FROM batches INDEXED BY batches_open"  # noqa: S608  no values
+    "SELECT id, over, 0 FROM batches INDEXED BY batches_open"  # noqa: S608  no values
     f" WHERE input_file_id = ?1 AND NOT over AND {_OF_PROJECT}"
 )
 _CLAIMANTS = (
-    f"SELECT id, 0 FROM claims WHERE input_file_id = ?1 AND {_OF_PROJECT} AND created_at > ?2"  # noqa: S608  no values
+    f"SELECT id, 0, 1 FROM claims WHERE input_file_id = ?1 AND {_OF_PROJECT} AND created_at > ?2"  # noqa: S608  no values
     " AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = claims.id)"
     " AND NOT EXISTS (SELECT 1 FROM erasures WHERE erasures.id = claims.id)"
 )
+
+
+class Reader(NamedTuple):
+    """A batch with a file as its input."""
+
+    batch_id: str
+    is_over: bool
+    is_claim: bool
+    """Whether the log has only its claim, which may never become a batch."""
 
 
 class Claims:
@@ -207,13 +216,14 @@ def mark_current(database: Database, now: float) -> None:
         database.write("INSERT INTO current VALUES (?)", int(now))
 
 
-def readers(database: Database, now: float, file_id: str) -> list[tuple[str, bool]]:
-    """The batches with a file as their input, each with whether it is over.
+def readers(database: Database, now: float, file_id: str) -> list[Reader]:
+    """The batches with a file as their input.
 
     The log has the claim of a batch before a client hears of the batch; results publishes its record later. This
     asks the rows each time, since the topics of the log are folded in any order.
     """
-    return database.read(f"{_READERS} UNION ALL {_CLAIMANTS}", file_id, int(now) - PROMISE_SECONDS_MAX)
+    rows = database.read(f"{_READERS} UNION ALL {_CLAIMANTS}", file_id, int(now) - PROMISE_SECONDS_MAX)
+    return [Reader(batch_id, bool(over), bool(claim)) for batch_id, over, claim in rows]
 
 
 def is_read(database: Database, now: float, file_id: str) -> bool:

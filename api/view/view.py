@@ -15,7 +15,7 @@ from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view import batch_tables, overlay
 from tidemill.api.view.audit import Audit
-from tidemill.api.view.batch_tables import Claims, Erasures, Links, is_read, readers
+from tidemill.api.view.batch_tables import Claims, Erasures, Links, Reader, is_read, readers
 from tidemill.api.view.keyring import Keyring
 from tidemill.api.view.ledger import Ledger
 from tidemill.api.view.orphans import Orphans
@@ -156,11 +156,12 @@ class View:
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
         found = readers(self._database, self._clock(), file_id)
-        return [batch_id for batch_id, _ in found] if all(over for _, over in found) else []
+        return [reader.batch_id for reader in found] if all(reader.is_over for reader in found) else []
 
-    def is_shared(self, file_id: str, batch_id: str) -> bool:
-        """Whether a file is the input of another batch than this one."""
-        return any(reader != batch_id for reader, _ in readers(self._database, self._clock(), file_id))
+    def other_readers(self, file_id: str, batch_id: str) -> list[Reader]:
+        """The batches with a file as their input, without this one."""
+        found = readers(self._database, self._clock(), file_id)
+        return [reader for reader in found if reader.batch_id != batch_id]
 
     def expired(self, limit: int) -> list[tuple[str, str]]:
         """Expired files that are not deleted yet: id and key."""

@@ -8,12 +8,21 @@ from support import hostile
 from support.dependencies import NOW, batch_of, open_dependencies, with_settings
 
 from tidemill.api.batches import file_removal
+from tidemill.api.view.batch_tables import PROMISE_SECONDS_MAX
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.follower import Tail
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
-from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord, LedgerRecord
+from tidemill.schemas.log.messages import (
+    BatchCreated,
+    BatchRecord,
+    Claim,
+    Erasure,
+    FileRecord,
+    InputRef,
+    LedgerRecord,
+)
 from tidemill.schemas.ports import LogRecord
 from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill
@@ -60,9 +69,9 @@ def others(request, monkeypatch):
 
 
 @pytest.fixture
-async def deps(tmp_path):
+async def deps(tmp_path, clock):
     """Dependencies with two ended batches of one input."""
-    async with open_dependencies(tmp_path) as deps:
+    async with open_dependencies(tmp_path, clock) as deps:
         deps.view.put_file(file(INPUT, "batch"), 0)
         for name in (BATCH, OTHER):
             deps.view.put_batch(record(name))
@@ -121,6 +130,26 @@ async def test_a_deletion_that_ended_half_way_is_repeated(deps, client):
     answer = await client.delete(f"/batches/{BATCH}", params={"input": "true"})
     assert answer.json()["input_file"] == "gone"
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
+
+
+@pytest.mark.parametrize("went_before", [False, True])
+async def test_an_input_stays_while_a_claim_of_it_has_no_batch(deps, client, clock, went_before):
+    """Its create may be at work; a claim that never becomes a batch counts for an hour."""
+    await client.delete(f"/batches/{OTHER}")
+    if went_before:
+        await client.delete(f"/batches/{BATCH}")
+    claimed = record("batch_" + "c" * 32, Status.VALIDATING).batch.model_copy(update={"created_at": NOW})
+    command = BatchCreated(project="p", batch=claimed, input=InputRef(key=f"files/{INPUT}", bytes=2))
+    claim = codec.encode(Claim(command=command, fingerprint="x", is_retry=True))
+    deps.view.fold(topics.CLAIMS.name, [(claimed.id, claim, 0)])
+    before = list(deps.log.records)
+    refused = await client.delete(f"/batches/{BATCH}", params={"input": "true"})
+    assert (refused.status_code, "in an hour" in refused.text) == (409, True)
+    assert deps.log.records == before
+    assert (await client.get(f"/files/{INPUT}")).status_code == 200
+    clock.now += PROMISE_SECONDS_MAX
+    answer = await client.delete(f"/batches/{BATCH}", params={"input": "true"})
+    assert answer.json()["input_file"] == "deleted"
 
 
 async def test_a_running_batch_keeps_its_input(deps, client):
