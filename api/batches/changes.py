@@ -52,7 +52,7 @@ class InputEnd(StrEnum):
     SHARED = "shared"
     """It stays: it is the input of another batch."""
     GONE = "gone"
-    """There was no such file."""
+    """There is no such file, or none any more: a repeated request finds what its first try left."""
 
 
 async def delete(

@@ -30,7 +30,7 @@ class Service:
         states: Changes of the batch from one read to the next; the last one stays.
         breaks: Number of downloads that still break off, each after `break_bytes`.
         down: Number of reads still to answer with `down_status`, `down_headers` and `down_body`.
-        lost: Number of batches still to create without an answer.
+        lost: Number of batches still to create or delete without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
         full: Number of creates still to refuse for lack of quota.
         refusal: Status and message of the answer to each upload; None accepts it.
@@ -174,13 +174,17 @@ class Service:
         return web.json_response(self.batch(**state))
 
     async def _delete(self, request: web.Request) -> web.Response:
-        """Every batch that was created has the one input."""
+        """Every batch that was created has the one input; a deleted one leaves the list."""
+        self.ids = [name for name in self.ids if name != request.match_info["id"]]
         answer = {"id": request.match_info["id"], "object": "batch", "deleted": True}
         if request.query.get("input") == "true":
             is_shared, was_there = len(self.created) > 1, "file-in" in self.files
             answer["input_file"] = "shared" if is_shared else "deleted" if was_there else "gone"
             if not is_shared:
                 self.files.pop("file-in", None)
+        if self.lost and request.transport:
+            self.lost -= 1
+            request.transport.abort()
         return web.json_response(answer)
 
     async def _errors(self, request: web.Request) -> web.Response:

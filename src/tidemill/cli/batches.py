@@ -157,7 +157,7 @@ def delete(
 ) -> Work:
     """Delete a finished batch and its results for good; its input file stays unless you pass `--input`.
 
-    The same command may be repeated. `tidemill purge` verifies that nothing is left.
+    You may repeat it with the complete id, which it prints. `tidemill purge` verifies that nothing is left.
 
     Example: `tidemill delete --input 1a2b3c4d`
     """

@@ -33,7 +33,7 @@ COLUMNS = ("batch", words("name"), words("status"), "succeeded", words("model"),
 INPUT_ENDS = {
     "deleted": "Deleted its input file.",
     "shared": "Its input file stays: another batch has it.",
-    "gone": "Its input file was gone before.",
+    "gone": "Its input file is gone.",
 }
 """What became of the input of a deleted batch."""
 NAME_CHARS_MAX = 20
@@ -72,7 +72,13 @@ async def delete(console: Console, client: Client, batch_id: str, *, takes_input
     """Delete a finished batch and its results, and with `takes_input` its input."""
     found = await client.find(batch_id)
     options = {"params": {"input": "true"}} if takes_input else {}
-    answer = await client.send_retrying("DELETE", f"/batches/{found}", **options)
+    try:
+        answer = await client.send_retrying("DELETE", f"/batches/{found}", **options)
+    except (asyncio.CancelledError, Unreachable):
+        # The list, which completes short ids, leaves out deleted batches.
+        command = ["tidemill", "delete", *(["--input"] if takes_input else []), found]
+        console.print(f"It may be deleted. To make sure: `{shlex.join(command)}`")
+        raise
     console.print(f"Deleted {found} and its results.")
     if takes_input:
         end = answer["input_file"]

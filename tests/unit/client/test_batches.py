@@ -10,7 +10,8 @@ from support.service import KEY, Service, result_lines
 from tidemill import AsyncTidemill
 from tidemill.client import errors
 from tidemill.client.batches import cancel, delete, show, watch
-from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
+from tidemill.client.http import connection
 from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.job import MapOptions
@@ -20,6 +21,10 @@ from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
+
+SHORT_ID = "00000001"
+LISTED = tuple(f"batch_{'0' * 24}{number:08x}" for number in range(3))
+"""Complete ids; `SHORT_ID` names the second."""
 
 
 async def test_the_first_or_last_characters_of_an_id_are_enough(
@@ -54,17 +59,44 @@ async def test_delete_says_what_became_of_the_input(service: Service, client: Cl
     service.files["file-in"] = b"{}"
 
     async def said(*, takes_input: bool) -> str:
-        assert await delete(console, client, "batch_1", takes_input=takes_input) is Exit.OK
+        assert await delete(console, client, LISTED[1], takes_input=takes_input) is Exit.OK
         return console.export_text()
 
-    assert await said(takes_input=False) == "Deleted batch_1 and its results.\n"
+    assert await said(takes_input=False) == f"Deleted {LISTED[1]} and its results.\n"
     assert "file-in" in service.files
-    for end in ("Deleted its input file.", "Its input file was gone before."):
-        assert await said(takes_input=True) == f"Deleted batch_1 and its results.\n{end}\n"
+    for end in ("Deleted its input file.", "Its input file is gone."):
+        assert await said(takes_input=True) == f"Deleted {LISTED[1]} and its results.\n{end}\n"
         assert "file-in" not in service.files
     service.files["file-in"], service.created = b"{}", [{}, {}]
     assert "Its input file stays: another batch has it." in await said(takes_input=True)
     assert "file-in" in service.files
+
+
+async def test_a_deletion_whose_answer_is_lost_is_sent_again(
+    service: Service, client: Client, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own first try may have deleted the input, so it does not say when that went."""
+    monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
+    service.ids, service.files["file-in"], service.lost = list(LISTED), b"{}", 1
+    assert await delete(console, client, SHORT_ID, takes_input=True) is Exit.OK
+    assert console.export_text() == f"Deleted {LISTED[1]} and its results.\nIts input file is gone.\n"
+
+
+@pytest.mark.parametrize("takes_input", [False, True])
+async def test_a_deletion_without_an_answer_can_be_repeated(
+    service: Service, client: Client, console: Console, monkeypatch: pytest.MonkeyPatch, takes_input: bool
+) -> None:
+    """It says the complete id: after the deletion the list no longer completes a short one."""
+    monkeypatch.setattr(connection, "TRIES_MAX", 1)
+    service.ids, service.lost = list(LISTED), 10
+    with pytest.raises(Unreachable):
+        await delete(console, client, SHORT_ID, takes_input=takes_input)
+    service.lost = 0
+    option = "--input " if takes_input else ""
+    assert f"`tidemill delete {option}{LISTED[1]}`" in console.export_text()
+    with pytest.raises(UsageError, match="no match"):
+        await delete(console, client, SHORT_ID, takes_input=takes_input)
+    assert await delete(console, client, LISTED[1], takes_input=takes_input) is Exit.OK
 
 
 async def test_cancel_and_list(
