@@ -108,7 +108,10 @@ async def test_objects_that_are_still_in_the_store(kafka, log, tmp_path, monkeyp
     erasure = codec.encode(Erasure(project="p", at=1, input_file_id=source))
     await log.send(topics.SECRETS.name, batch_id, erasure)
     assert not await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
-    assert said[-2].startswith(f"{file_key(source)}: the input, still in the store; ")
+    assert said[-2] == (
+        f"{file_key(source)}: the input, still in the store; to delete it: `tidemill delete --input {batch_id}`, "
+        "unless another batch has it; a deletion under way takes half a minute"
+    )
     await store.delete(file_key(source))
     assert await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id[-8:])
     await store.close()

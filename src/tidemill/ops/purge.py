@@ -166,5 +166,8 @@ async def _report(found: Found, kafka: Kafka, batch_id: str, say: Say) -> None:
     for key in found.objects:
         say(f"{key}: still in the store")
     for key in found.input_objects:
-        say(f"{key}: the input, still in the store; to delete it: `tidemill delete --input {batch_id}`")
+        say(
+            f"{key}: the input, still in the store; to delete it: `tidemill delete --input {batch_id}`, unless "
+            "another batch has it; a deletion under way takes half a minute"
+        )
     say(f"{batch_id}: " + ("nothing of it is readable" if found.is_gone else "parts of it are readable"))
