@@ -135,9 +135,16 @@ def no_results(batch_id: str, why: str) -> ApiError:
     return ApiError(404, f"The batch '{shorten(batch_id)}' has no results: {why}.")
 
 
+class PartsMissing(ApiError):
+    """The upload has no such parts, or no more: another process may have ended it and deleted them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message, param="part_ids", code="invalid_value")
+
+
 def no_part(part_id: str) -> ApiError:
     """The upload has no such part."""
-    return invalid(f"No such part of the upload: '{shorten(part_id)}'.", param="part_ids")
+    return PartsMissing(f"No such part of the upload: '{shorten(part_id)}'.")
 
 
 def no_model(model: str) -> ApiError:
@@ -315,6 +322,14 @@ def too_many_streams(project: str) -> ApiError:
     """The project uses its whole share of the event streams of a process."""
     return _limited(
         f"Project '{project}' uses its whole share of streams of events. Close one, or share one among pages.",
+        {"retry-after": str(FULL_RETRY_SECONDS), "x-should-retry": "false"},
+    )
+
+
+def no_stream_left() -> ApiError:
+    """Other projects have all event streams of a process."""
+    return _limited(
+        "All streams of events of this server are taken; try again later.",
         {"retry-after": str(FULL_RETRY_SECONDS), "x-should-retry": "false"},
     )
 

@@ -214,9 +214,9 @@ async def stream(
     header: Annotated[LastEvent, Depends(Headers(LastEvent))],
 ) -> Response:
     """Stream the changes of the project's objects as server-sent events."""
-    most = deps.settings.connections.connections_max // SHARE_OF_CONNECTIONS
-    if not has_room(deps.events.open_streams, caller.project, most):
-        raise errors.too_many_streams(caller.project)
+    most, held = deps.settings.connections.connections_max // SHARE_OF_CONNECTIONS, deps.events.open_streams
+    if not has_room(held, caller.project, most):
+        raise errors.too_many_streams(caller.project) if held[caller.project] else errors.no_stream_left()
     types = frozenset(query.types.split(",")) if query.types else USUAL
     if LOAD in types:
         caller.require(Role.OPERATOR)

@@ -122,7 +122,9 @@ async def test_few_large_bodies_are_read_concurrently(address, deps):
     request = "\r\n".join((*lines, "", "")).encode() + bytes(128 * 1024)
     async with (
         asyncio.timeout(SECONDS_MAX),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY, timeout=SECONDS_MAX
+        ) as client,
         contextlib.AsyncExitStack() as stack,
     ):
         for _ in range(4):
@@ -141,7 +143,9 @@ async def test_unread_answers_share_a_bound(address, serving, monkeypatch):
     before = closed("unsent")
     async with (
         asyncio.timeout(SECONDS_MAX),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY, timeout=SECONDS_MAX
+        ) as client,
         contextlib.AsyncExitStack() as stack,
     ):
         made = await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", FILE)})
