@@ -90,9 +90,11 @@ async def complete(
     try:
         found = await _parts(deps, record, part_ids)
         made = await parts.assemble(deps, record, found, body.md5)
-    except ApiError:
+    except ApiError as error:
         # A concurrent repetition, perhaps of another process, may have completed it and deleted its parts.
-        await deps.reading.catch_up(topics.UPLOADS.name)
+        if isinstance(error, errors.PartsMissing):
+            with suppress(LogUnavailable):
+                await deps.reading.catch_up(topics.UPLOADS.name)
         now = deps.view.uploads.upload(caller.project, upload_id)
         if now is not None and _is_completed(now, part_ids):
             return json(now.upload)

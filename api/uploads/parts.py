@@ -96,7 +96,7 @@ async def _copied(
                         await asyncio.to_thread(digest.update, chunk)
         except NotFound as error:
             # Another process cancelled or completed the upload, and deleted its parts.
-            raise errors.invalid("The upload's parts are gone.", param="part_ids") from error
+            raise errors.PartsMissing("The upload's parts are gone.") from error
         if md5 is not None and digest.hexdigest() != md5:
             raise errors.invalid("The uploaded bytes have another MD5 than 'md5' says.", param="md5")
         if record.upload.purpose == BATCH and (fault := sink.first_line.fault()) is not None:

@@ -1,15 +1,18 @@
 """The bytes of parts count against the quota until they are deleted, which is when their upload ends."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from support.dependencies import NOW, ManualClock, client_of, open_dependencies, with_settings
 from support.waiting import WAIT_SECONDS_MAX, until
 
+from tidemill.api import lookup
 from tidemill.api.batches import file_removal
 from tidemill.api.routes import uploads
 from tidemill.api.view.pending_uploads import KEPT_SECONDS
 from tidemill.configuration.settings import Settings
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import Quota
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
@@ -159,6 +162,30 @@ async def test_a_repetition_at_another_process_gets_the_same_answer(deps, client
     for part_id in part_ids:
         await deps.store.delete(deps.view.uploads.parts(upload_id)[part_id].key)
     assert await end(client, begun, "complete") == done.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (lambda begun: {"part_ids": begun[1][:1]}, ("bytes in all", [])),
+        (lambda begun: {"part_ids": begun[1], "md5": "0" * 32}, ("MD5", [])),
+        (lambda begun: {"part_ids": [*begun[1], "part_none"]}, ("No such part", [topics.UPLOADS.name])),
+    ],
+)
+async def test_a_wrong_completion_is_refused_also_without_the_log(deps, client, monkeypatch, wrong, expected):
+    """Only a missing part makes the api read the log: another process may have ended the upload."""
+    monkeypatch.setattr(lookup, "SEEN_SECONDS_MAX", 0.01)
+    begun = await begin(client)
+    (said, read), asked = expected, []
+
+    async def catch_up(*names):
+        asked.extend(names)
+        raise LogUnavailable
+
+    async with client_of(replace(deps, reading=replace(deps.reading, catch_up=catch_up))) as apart:
+        answer = await apart.post(f"{begun[0]}/complete", json=wrong(begun))
+    assert (answer.status_code, said in answer.text) == (400, True)
+    assert asked == read
 
 
 async def test_an_upload_is_remembered_as_long_as_its_parts(deps, client, clock):
