@@ -40,7 +40,7 @@ class Limits(Table):
     """Unfinished lines of running batches."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
     """Bytes of its files, inputs and results, plus 4 KiB for each (records, rows, the rest of a disk block).
-    Results may exceed it; uploads may not."""
+    Parts of uploads count until they are deleted. Results may exceed it; uploads may not."""
     files_max: Annotated[int, Field(ge=0)] = 1_000_000
     """Its files, inputs and results. Results may exceed it; uploads may not."""
     models_per_batch_max: Annotated[int, Field(ge=1, le=BATCH_MODELS_MAX)] = 1
