@@ -207,9 +207,9 @@ def _with_units(tokens: Tokens | None, body: bytes, reply: Any, entry: Endpoint)
 def _seconds(body: bytes) -> Tokens | None:
     """The length of the audio in whole seconds, rounded up: of `usage`, else of `verbose_json`."""
     text = msgspec.Raw(body)
-    found = bytes(_field(_field(text, "usage"), "seconds"))
+    found = bytes(field(field(text, "usage"), "seconds"))
     try:
-        seconds = math.ceil(float((bytes(_field(text, "duration")) if found in _NONE else found).strip(b'"')))
+        seconds = math.ceil(float((bytes(field(text, "duration")) if found in _NONE else found).strip(b'"')))
     except (ValueError, OverflowError):
         return None
     return (0, 0, 0, seconds) if 0 <= seconds <= TOKENS_MAX else None
@@ -220,7 +220,7 @@ def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
     for place in entry.reply.usage[1:]:
         found = msgspec.Raw(body)
         for name in place.split("."):
-            found = _field(found, name)
+            found = field(found, name)
         if bytes(memoryview(found)[:1]) == b"{" and bytes(found) not in _FALSY:
             return _odd_tokens(found, entry)
     return NO_TOKENS
@@ -240,7 +240,7 @@ def _field_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
     if name in _NEEDED:
         found: msgspec.Raw = getattr(reply, name)
         return found
-    return _field(msgspec.Raw(body), name)
+    return field(msgspec.Raw(body), name)
 
 
 def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
@@ -319,7 +319,7 @@ def _holder(name: str) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("_Holder", fields, rename={"value": name}))
 
 
-def _field(text: msgspec.Raw, name: str) -> msgspec.Raw:
+def field(text: msgspec.Raw, name: str) -> msgspec.Raw:
     """A field of an object; the values of others are skipped."""
     found = decoded(_holder(name), text)
     return _ABSENT if found is None else found.value

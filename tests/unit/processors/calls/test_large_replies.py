@@ -138,3 +138,19 @@ def test_a_joined_reply_is_not_multiplied(more: bytes, item: bytes, peak: Callab
     with pytest.raises(joined.MixedUpError):
         joined.divided(body, [request] * 64, ENDPOINTS[EMBEDDINGS])
     assert peak() < 4 * len(body)
+
+
+@pytest.mark.parametrize(
+    ("count", "item"),
+    [
+        (64, {"text": "", "logprobs": {"top_logprobs": [{f"token {n}": -1.5 for n in range(5)}] * 600}}),
+        (256, {"text": '":{' * 1000}),
+    ],
+    ids=["logprobs", "text"],
+)
+def test_a_joined_reply_is_divided_whatever_its_items_hold(count: int, item: dict[str, object]) -> None:
+    """Only fields of items become objects, not the values in them."""
+    body = orjson.dumps({"choices": [{"index": number, **item} for number in range(count)]})
+    request = Request(b'"a"', {"model": msgspec.Raw(b'"m"')}, b'"x"', 1, True, 1, 1)
+    bodies = joined.divided(body, [request] * count, ENDPOINTS["/v1/completions"])
+    assert bodies == [orjson.dumps({"choices": [{"index": 0, **item}]})] * count
