@@ -8,12 +8,10 @@ import orjson
 import pytest
 
 from tidemill.processors.calls import request_codec
-from tidemill.processors.calls.reply import CHOICES_MAX
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import Answer, CallFailure, FailureKind
 from tidemill.processors.joined import reply as joined
 from tidemill.processors.joined.inputs import Request
-from tidemill.processors.memory_budget import SMALL_BYTES
 from tidemill.schemas.endpoints import ENDPOINTS
 
 CHAT, EMBEDDINGS, IMAGES, SPEECH = (
@@ -46,6 +44,7 @@ def peak() -> Iterator[Callable[[], int]]:
     [
         (CHAT, b'{"choices":[%b]}' % _items(b"{}")),
         (CHAT, b'{"choices":[7,%b]}' % _items(b"{}")),
+        (CHAT, b'{"choices":[%b]}' % _items(b'{"finish_reason":"xy","error":7}')),
         (CHAT, b'{"choices":[{%b}]}' % _keys()),
         (CHAT, b"{%b}" % _keys()),
         (CHAT, b'{"error":{%b}}' % _keys()),
@@ -102,23 +101,28 @@ def test_large_answers_are_delivered(path: str, body: bytes, tokens: request_cod
     assert (end.body, end.tokens) == (body, tokens)
 
 
-@pytest.mark.parametrize("padding", [0, SMALL_BYTES])
+CHOICE = b'{"index":0,"text":"","finish_reason":"stop"}'
+BROKEN = b'{"index":0,"text":"","finish_reason":"error"}'
+
+
+@pytest.mark.parametrize("usage", [USAGE, b'"usage":{"prompt_tokens":3.0,"completion_tokens":2}'])
 @pytest.mark.parametrize(
-    ("count", "last", "kind"),
+    ("choices", "kind"),
     [
-        (CHOICES_MAX, {"finish_reason": "stop"}, None),
-        (CHOICES_MAX, {"finish_reason": "error"}, FailureKind.BROKEN_OFF),
-        (CHOICES_MAX + 1, {"finish_reason": "stop"}, FailureKind.UNSUPPORTED_REPLY),
-        (3, {"finish_reason": "error"}, FailureKind.BROKEN_OFF),
+        ([CHOICE] * 100, None),
+        ([CHOICE] * 100 + [BROKEN], FailureKind.BROKEN_OFF),
+        ([CHOICE] * 50_000, None),
+        ([CHOICE] * 50_000 + [BROKEN], FailureKind.BROKEN_OFF),
+        ([b'{"x":[{},{},{},{},{},{},{},{},{}]}'] * 5000, None),
+        ([b"{}"] * 10_000, None),
+        ([b"{}"] * 30_000, FailureKind.UNSUPPORTED_REPLY),
     ],
+    ids=["few", "few-broken", "many", "many-broken", "values", "small", "large"],
 )
-def test_all_choices_of_a_reply_are_judged(
-    padding: int, count: int, last: object, kind: FailureKind | None
-) -> None:
-    """Those of a reply with too many are not read, so it is not delivered."""
-    body = orjson.dumps({"choices": [{"finish_reason": "stop"}] * (count - 1) + [last], "x": " " * padding})
-    end = request_codec.judge(Answer(200, body), CHAT)
-    assert (end.kind if isinstance(end, CallFailure) else None) == kind
+def test_all_choices_of_a_reply_are_judged(choices: list[bytes], kind: FailureKind | None, usage: bytes) -> None:
+    """Those of a large list of very small ones are not read, so it is not delivered."""
+    end = request_codec.judge(Answer(200, b'{"choices":[%b],%b}' % (b",".join(choices), usage)), CHAT)
+    assert (end.kind if isinstance(end, CallFailure) else end.tokens) == (kind or (3, 0, 2, 0))
 
 
 @pytest.mark.parametrize(
