@@ -125,6 +125,22 @@ def test_all_choices_of_a_reply_are_judged(choices: list[bytes], kind: FailureKi
     assert (end.kind if isinstance(end, CallFailure) else end.tokens) == (kind or (3, 0, 2, 0))
 
 
+@pytest.mark.parametrize("given", [b"", b'"error":null,', b'"error":{},'])
+@pytest.mark.parametrize("count", [10, 1_000, 20_000])
+def test_an_error_keeps_the_fields_of_the_server(count: int, given: bytes) -> None:
+    """However many faults FastAPI found in a request."""
+    faults = b"[%b]" % b",".join(
+        [b'{"type":"missing","loc":["body","messages",7],"msg":"Field required"}'] * count
+    )
+    end = request_codec.judge(Answer(422, b'{%b"detail":%b}' % (given, faults)), CHAT)
+    assert isinstance(end, CallFailure)
+    assert end.body is not None
+    body = orjson.loads(end.body)
+    assert (body["detail"], body["error"]["type"]) == (orjson.loads(faults), FailureKind.STATUS.value)
+    assert body["error"]["message"]
+    assert end.body.count(b'"error":') == 1
+
+
 @pytest.mark.parametrize(
     ("more", "item"),
     [
