@@ -53,6 +53,7 @@ def peak() -> Iterator[Callable[[], int]]:
         (CHAT, b'{"choices":[{}],"usage":{"prompt_tokens":"x",%b}}' % _keys()),
         (CHAT, b"[%b]" % _items(b"0")),
         (CHAT, b'data: {"choices":[%b]}\n\n' % _items(b"{}")),
+        ("/v1/responses", b'data: {"type":"response.completed","response":{%b}}\n\n' % _keys()),
         (CHAT, b'{"choices":[{}],"x":[%b]}' % _items(b"NaN")),
         (CHAT, b'{"choices":[{}],"x":NaN,"y":[%b]}' % _items(b'""')),
         (CHAT, b'{"choices":[{}],"x":"%b"}' % (rb"\ud800" * (SIZE // 6))),
@@ -66,6 +67,21 @@ def test_a_reply_takes_a_few_times_its_size(path: str, body: bytes, status: int,
     """Whatever its values are; as objects they would take ten times as much and more."""
     request_codec.judge(Answer(status, body), path)
     assert peak() < 4 * len(body) + (2 << 20)
+
+
+def test_a_large_response_in_a_stream_is_delivered_as_it_is() -> None:
+    """With the log probabilities of thousands of tokens, which each of its last events repeats."""
+    one = b'{"token":"x","logprob":-1.0,"bytes":[120]}'
+    tokens = b",".join([b'{"token":"x","logprob":-1.0,"top_logprobs":[%b]}' % b",".join([one] * 20)] * 3500)
+    response = b'{"output":[{"content":[{"text":"x","logprobs":[%b]}]}],"status":"completed",%b}' % (tokens, USAGE)
+    body = (
+        b'data: {"type":"response.created","response":{"error":null}}\n\n'
+        b'data: {"type":"response.output_text.done","logprobs":[%b]}\n\n'
+        b'data: {"type":"response.completed","response":%b}\n\n'
+    ) % (tokens, response)
+    end = request_codec.judge(Answer(200, body), "/v1/responses")
+    assert isinstance(end, Success)
+    assert (end.body == response, end.tokens) == (True, (3, 0, 2, 0))
 
 
 def test_a_stream_whose_events_are_small_is_bounded_as_a_whole(peak: Callable[[], int]) -> None:
