@@ -67,7 +67,7 @@ class Attached:
             AttachmentError: A field does not name files as it must, or the form would be too large.
         """
         names = _examined(body, self._endpoint, self._project, line)
-        form_fields.decoded(parse(data).body, self._endpoint.files)
+        form_fields.check(parse(data).body, self._endpoint.files)
         if names.files and not self._is_stream and not self.is_full:
             self._names.append(names)
             self._uploaded.update(dict.fromkeys(file_id for _, file_id in names.files))

@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
 import orjson
 
+from tidemill.processors.calls.reply import is_object
 from tidemill.processors.memory_budget import SMALL_BYTES
+from tidemill.schemas import decoded
 from tidemill.schemas.jsonl import nesting
 
 _STREAM: Final = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:")
@@ -31,6 +34,16 @@ EVENT_PARTS_MAX: Final = 500_000
 ITEMS_MAX: Final = 1024
 """Items of one list in which each has an `index`."""
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_LAST_TYPE: Final = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    response: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_known: Final = msgspec.json.Decoder(_Event)
 
 
 class IncompleteError(Exception):
@@ -70,10 +83,12 @@ def assembled(body: bytes) -> bytes:
     Raises:
         IncompleteError: The events do not form a complete reply.
     """
+    if _LAST_TYPE.search(body) and (response := _response(body)) is not None:
+        return response
     _check(body, "it", PARTS_MAX)
     whole: dict[str, Any] = {}
     try:
-        for event in _events(body):
+        for event in map(_decoded, _events(body)):
             if event.get("error") and not event.get("choices"):
                 return orjson.dumps(event)
             if event.get("type") in _LAST and isinstance(event.get("response"), dict):
@@ -84,7 +99,19 @@ def assembled(body: bytes) -> bytes:
         raise IncompleteError("one of its events is nested too deeply") from error
 
 
-def _events(body: bytes) -> Iterator[dict[str, Any]]:
+def _response(body: bytes) -> bytes | None:
+    """The reply in the last event of a stream of responses, as it is; None without one, or after an error."""
+    for text in _events(body):
+        if b'"error"' in text or _LAST_TYPE.search(text):
+            event = decoded(_known, text)
+            if event is None or bytes(event.error) != b"null":
+                return None
+            if event.type in _LAST and is_object(bytes(event.response)):
+                return bytes(event.response)
+    return None
+
+
+def _events(body: bytes) -> Iterator[bytes]:
     """The data of each event, up to `[DONE]`."""
     data: list[bytes] = []
     for found in _LINES.finditer(body):
@@ -96,7 +123,7 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
             text, data = b"\n".join(data), []
             if text.strip() == b"[DONE]":
                 return
-            yield _decoded(text)
+            yield text
 
 
 def _check(text: bytes, name: str, parts_max: int) -> None:

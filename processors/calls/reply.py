@@ -5,7 +5,6 @@ choice that ended with one, a `status` other than that of an answer, and the fie
 endpoint must have. Other values are skipped: 32 MiB as a `dict` or a `list` would take a second and 500 MB.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,8 +53,8 @@ _TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": NoneType, b"": None}
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64
-CHOICES_MAX: Final = 4096
-"""Choices of one reply; a call for several lines gets some for each of its inputs."""
+CHOICE_BYTES_MIN: Final = 32
+"""Bytes of a choice; one without text has 43. As objects, smaller ones take many times the memory of a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,10 @@ class _Choice(msgspec.Struct, gc=False):
     error: msgspec.Raw = _ABSENT
 
 
+_UNREAD: Final = [_Choice()]
+"""In place of choices that are not read."""
+
+
 class _Known(msgspec.Struct, gc=False):
     usage: _Usage | None = None
     error: msgspec.Raw = _ABSENT
@@ -127,6 +130,7 @@ _ERROR_FIELDS: Final = ("message", "code", "status", "status_code", "type")
 _Error: Final[Any] = msgspec.defstruct("_Error", [(name, msgspec.Raw, _ABSENT) for name in _ERROR_FIELDS])
 _Object: Final[Any] = msgspec.defstruct("_Object", [])
 _replies: Final = msgspec.json.Decoder(_Reply)
+_choices: Final = msgspec.json.Decoder(list[_Choice])
 _completions: Final = msgspec.json.Decoder(_Known)
 """Faster, and enough for endpoints whose replies need only choices."""
 _odd_replies: Final = msgspec.json.Decoder(_OddReply)
@@ -207,9 +211,9 @@ def _with_units(tokens: Tokens | None, body: bytes, reply: Any, entry: Endpoint)
 def _seconds(body: bytes) -> Tokens | None:
     """The length of the audio in whole seconds, rounded up: of `usage`, else of `verbose_json`."""
     text = msgspec.Raw(body)
-    found = bytes(_field(_field(text, "usage"), "seconds"))
+    found = bytes(field(field(text, "usage"), "seconds"))
     try:
-        seconds = math.ceil(float((bytes(_field(text, "duration")) if found in _NONE else found).strip(b'"')))
+        seconds = math.ceil(float((bytes(field(text, "duration")) if found in _NONE else found).strip(b'"')))
     except (ValueError, OverflowError):
         return None
     return (0, 0, 0, seconds) if 0 <= seconds <= TOKENS_MAX else None
@@ -220,7 +224,7 @@ def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
     for place in entry.reply.usage[1:]:
         found = msgspec.Raw(body)
         for name in place.split("."):
-            found = _field(found, name)
+            found = field(found, name)
         if bytes(memoryview(found)[:1]) == b"{" and bytes(found) not in _FALSY:
             return _odd_tokens(found, entry)
     return NO_TOKENS
@@ -228,10 +232,10 @@ def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
 
 def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
     """The valid parts of a reply with fields of unexpected types, and its `usage`."""
-    choices = None if _is_empty(reply.choices) else [_Choice()]
-    with contextlib.suppress(*UNREADABLE):
-        found = msgspec.structs.astuple(_first_choices().decode(reply.choices))
-        choices = list(found[: found.index(None)] if None in found else found)
+    choices = None
+    if not _is_empty(reply.choices):
+        is_unread = _has_small_choices(bytes(reply.choices))
+        choices = _UNREAD if is_unread else decoded(_choices, reply.choices) or [_Choice()]
     fields = {name: getattr(reply, name) for name in _NEEDED}
     return _Reply(error=reply.error, choices=choices, **fields), reply.usage
 
@@ -240,7 +244,7 @@ def _field_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
     if name in _NEEDED:
         found: msgspec.Raw = getattr(reply, name)
         return found
-    return _field(msgspec.Raw(body), name)
+    return field(msgspec.Raw(body), name)
 
 
 def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
@@ -261,8 +265,8 @@ def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
 
 
 def _error_of(choices: Sequence[_Choice]) -> ReplyError | None:
-    if len(choices) > CHOICES_MAX:
-        words = f"The reply has more than {CHOICES_MAX} choices."
+    if choices is _UNREAD:
+        words = f"The reply has many choices of less than {CHOICE_BYTES_MIN} bytes."
         return ReplyError(None, words, FailureKind.UNSUPPORTED_REPLY)
     for choice in choices:
         if choice.finish_reason in _BROKEN:
@@ -306,11 +310,11 @@ def _is_empty(items: msgspec.Raw) -> bool:
     return len(view) <= _BLANK_LIST_BYTES_MAX and not bytes(view[1:-1]).strip(b" \t\r\n")
 
 
-@functools.cache
-def _first_choices() -> msgspec.json.Decoder[Any]:
-    """Decodes a list of choices, and skips those behind the bound."""
-    fields = [(f"choice_{number}", _Choice | None, None) for number in range(CHOICES_MAX + 1)]
-    return msgspec.json.Decoder(msgspec.defstruct("_FirstChoices", fields, array_like=True, gc=False))
+def _has_small_choices(text: bytes) -> bool:
+    """Whether a list has too many choices for its size, or for their nesting cannot be counted."""
+    if len(text) <= SMALL_BYTES or text.count(b"{") * CHOICE_BYTES_MIN <= len(text):
+        return False
+    return nesting.exceeds(text, nesting.LEVELS_MAX) or nesting.elements(text) * CHOICE_BYTES_MIN > len(text)
 
 
 @functools.cache
@@ -319,7 +323,7 @@ def _holder(name: str) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("_Holder", fields, rename={"value": name}))
 
 
-def _field(text: msgspec.Raw, name: str) -> msgspec.Raw:
+def field(text: msgspec.Raw, name: str) -> msgspec.Raw:
     """A field of an object; the values of others are skipped."""
     found = decoded(_holder(name), text)
     return _ABSENT if found is None else found.value

@@ -12,10 +12,10 @@ import msgspec
 from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
-from tidemill.processors.memory_budget import SMALL_BYTES, ReplyBytes
+from tidemill.processors.memory_budget import ReplyBytes
 from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line as shapes
-from tidemill.schemas.jsonl import server_error
+from tidemill.schemas.jsonl import nesting, server_error
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark
 
@@ -41,8 +41,8 @@ _FORM: Final = re.compile(
 )
 """Media types of answers; a gateway may give any other one, `application/octet-stream` too, to a passing fault."""
 _FILLED_LIST: Final = re.compile(rb"\s*+\[\s*+[^]\s]")
-FIELDS_BYTES_MAX: Final = SMALL_BYTES
-"""A larger body of an error does not keep its other fields: a million of them take half a second."""
+FIELDS_MAX: Final = 10_000
+"""The body of an error with more fields does not keep them: a million take half a second."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -238,7 +238,7 @@ def _error_body(answer: Answer, message: str) -> bytes:
     # What is no object, or not in UTF-8, is quoted; its fields would make the line malformed, too.
     if own is not None and (given := decoded(_errors, own)) is not None and _ERROR.match(given.error):
         return body
-    fields = {} if own is None or len(own) > FIELDS_BYTES_MAX else decoded(_objects, own) or {}
+    fields = {} if own is None or _has_many_fields(own) else decoded(_objects, own) or {}
     found = server_error.read(body)
     kind, code, param = (one if isinstance(one, str) else None for one in (found.type, found.code, found.param))
     error = {
@@ -248,6 +248,13 @@ def _error_body(answer: Answer, message: str) -> bytes:
         "code": code,
     }
     return msgspec.json.encode({**fields, "error": error})
+
+
+def _has_many_fields(body: bytes) -> bool:
+    """Whether an object has too many fields, or for its nesting they cannot be counted."""
+    if body.count(b":") <= FIELDS_MAX:
+        return False
+    return nesting.exceeds(body, nesting.LEVELS_MAX) or nesting.elements(body) > FIELDS_MAX
 
 
 def _object(body: bytes) -> bytes | None:

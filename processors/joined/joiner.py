@@ -118,8 +118,9 @@ class Joiner:
             line.inputs_max = call.inputs // 2
         if self._bound.refused(call.inputs):
             _log.warning(
-                "the servers of %s refuse calls with %d inputs; the next have at most %d",
-                self._model, call.inputs, self._bound.inputs,
+                "calls with %d inputs to %s are refused, or their replies cannot be divided;"
+                " the next have at most %d",
+                call.inputs, self._model, self._bound.inputs,
             )  # fmt: skip
 
 

@@ -11,19 +11,24 @@ from typing import Any, Final
 
 import msgspec
 
+from tidemill.processors.calls import reply as replies
 from tidemill.processors.joined.inputs import Request
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.endpoints import Endpoint
+from tidemill.schemas.jsonl import nesting
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_unread_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _index: Final = msgspec.json.Decoder(int)
 _OUTPUT: Final = ("completion", "output", "reasoning")
 COMMON_BYTES_MAX: Final = 64 << 10
 """Bytes of a reply beside its items: the reply of each line has a copy of them."""
-PARTS_MAX: Final = 200_000
-"""Objects and keys of the items: 2,048 vectors have some 8,000. A million would take half a second."""
+PARTS_MAX: Final = 100_000
+"""Braces and colons of the items that are decoded without counting their values by level."""
+FIELDS_MAX: Final = 64
+"""Fields of an item; those in their values are skipped."""
 APPORTIONED: Final = {"apportioned": True}
 """The value of `tidemill` in the usage of a line."""
 
@@ -36,16 +41,16 @@ def divided(body: bytes, requests: Sequence[Request], endpoint: Endpoint) -> lis
     """The body of the reply for each line.
 
     Raises:
-        MixedUpError: Its items do not fit the lines, or it has too many values; smaller calls have fewer.
+        MixedUpError: Its items do not fit the lines, an item has too many fields, or too much is beside the items.
     """
     assert endpoint.reply.filled is not None, "joinable endpoints have a list"
     try:
-        if len(body) > COMMON_BYTES_MAX and body.count(b"{") + body.count(b":") > PARTS_MAX:
+        text = bytes(replies.field(msgspec.Raw(body), endpoint.reply.filled))
+        if len(body) - len(text) > COMMON_BYTES_MAX:
             raise MixedUpError
         fields = _fields.decode(body)
-        if len(body) - len(memoryview(fields[endpoint.reply.filled])) > COMMON_BYTES_MAX:
-            raise MixedUpError
-        items = _in_order(_items.decode(fields[endpoint.reply.filled]), sum(each.answers for each in requests))
+        count = sum(each.answers for each in requests)
+        items = _in_order(_decoded(text, count), count)
         usages = _usages(fields, requests, _sizes(items, requests) if endpoint.generates else None)
     except (KeyError, *UNREADABLE) as error:
         raise MixedUpError from error
@@ -71,6 +76,22 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     for number in by_remainder[: total - sum(found)]:
         found[number] += 1
     return found
+
+
+def _decoded(text: bytes, count: int) -> list[dict[str, msgspec.Raw]]:
+    """The items. They have as many fields as a reply may have, however many values are in these."""
+    if text.count(b"{") + text.count(b":") <= PARTS_MAX:
+        return _items.decode(text)
+    if nesting.exceeds(text, nesting.LEVELS_MAX) or nesting.elements(text) != count:
+        raise MixedUpError
+    items = _unread_items.decode(text)
+    if any(_has_many_fields(bytes(item)) for item in items):
+        raise MixedUpError
+    return [_fields.decode(item) for item in items]
+
+
+def _has_many_fields(item: bytes) -> bool:
+    return item.count(b":") > FIELDS_MAX and nesting.elements(item) > FIELDS_MAX
 
 
 def _in_order(items: list[dict[str, msgspec.Raw]], count: int) -> list[dict[str, msgspec.Raw]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas import UNREADABLE, T
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
 
@@ -21,6 +21,7 @@ FIELD_BYTES: Final = 96
 """Bytes around the name and the value of a field: the boundary, the head and the ends of lines."""
 
 _bodies: Final = msgspec.json.Decoder(dict[str, Any])
+_values: Final = msgspec.json.Decoder()
 _names: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -34,21 +35,44 @@ def decoded(body: bytes | memoryview | msgspec.Raw, files: Collection[str]) -> t
     Raises:
         FormError: The body has too many values, its form would be too large, or a number is out of range.
     """
-    view = memoryview(body)
-    if len(view) > PARTS_MAX and nesting.parts(text := bytes(view)) > PARTS_MAX:
+    _check_parts(memoryview(body))
+    fields = _read(_bodies, body)
+    size = _checked_size({name: value for name, value in fields.items() if name not in files}, body)
+    return fields, size
+
+
+def check(body: bytes | memoryview | msgspec.Raw, files: Collection[str]) -> None:
+    """Check what `decoded` does, without decoding the fields in `files`: they may have many MiB.
+
+    Raises:
+        FormError: As `decoded`.
+    """
+    _check_parts(memoryview(body))
+    texts = _read(_names, body)
+    _checked_size({name: _read(_values, text) for name, text in texts.items() if name not in files}, body)
+
+
+def _check_parts(body: memoryview) -> None:
+    if len(body) > PARTS_MAX and nesting.parts(text := bytes(body)) > PARTS_MAX:
         raise FormError(f"it has more values than a form may have ({PARTS_MAX} with names)", _fullest(text))
+
+
+def _read(decoder: msgspec.json.Decoder[T], text: bytes | memoryview | msgspec.Raw) -> T:
     try:
-        fields = _bodies.decode(body)
+        return decoder.decode(text)
     except UNREADABLE as error:
         raise FormError(f"it cannot be a form: {error}") from None
-    sizes = {name: _size(_name_size(name), value) for name, value in fields.items() if name not in files}
+
+
+def _checked_size(fields: Mapping[str, Any], body: bytes | memoryview | msgspec.Raw) -> int:
+    sizes = {name: _size(_name_size(name), value) for name, value in fields.items()}
     size = sum(sizes.values())
-    if size > len(view) + GROWTH_BYTES_MAX:
+    if size > len(memoryview(body)) + GROWTH_BYTES_MAX:
         largest = max(sizes, key=lambda name: sizes[name])
         raise FormError(
             f"as a form, which repeats the name for each item, it would have {sizes[largest]} bytes", largest
         )
-    return fields, size
+    return size
 
 
 def flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.checking import ABSENT, CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
-from tidemill.ingest.files import outline, validation
+from tidemill.ingest.files import validation
 from tidemill.ingest.files import verdict as verdict_of_file
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.files.verdict import Failed, Passed
@@ -382,14 +382,3 @@ def test_a_model_is_known_by_its_aliases():
     lines = [line(f"r-{n}", body=request_body(model=name)) for n, name in enumerate(("latest", "m", "latest"))]
     assert verdict(*lines, of=named) == Passed(total=3, models=("m",))
     assert fault(line(body=request_body(model="newest")), of=named).code == "model_not_found"
-
-
-def test_a_body_with_very_many_fields_is_refused():
-    """Processors would need long for it; text with many colons, and fields further inside, are none."""
-    most, padding = outline.FIELDS_MAX, {"padding": ":" * validation.LONG_LINE_BYTES}
-    body = request_body(**padding, inner={str(number): {} for number in range(2 * most)})
-    assert verdict(line(body=body)) == Passed(total=1, models=("m",))
-    found = fault(line(body=body | {str(number): 0 for number in range(most - 3)}))
-    assert (found.code, found.param, found.message) == (
-        "invalid_request", "body", "The body has more than 10,000 fields.",
-    )  # fmt: skip

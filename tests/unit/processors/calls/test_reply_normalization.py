@@ -196,6 +196,14 @@ def test_an_error_in_a_stream_is_an_error_in_the_reply() -> None:
     assert (end.kind, end.status, end.message) == ("error_in_reply", 502, "no")
 
 
+def test_an_error_before_a_response_is_an_error_in_the_reply() -> None:
+    """The first of both counts."""
+    events = {"error": {"message": "no"}}, {"type": "response.completed", "response": {"status": "completed"}}
+    end = request_codec.judge(Answer(200, stream(*events)), "/v1/responses")
+    assert isinstance(end, CallFailure)
+    assert (end.kind, end.message) == ("error_in_reply", "no")
+
+
 @given(
     st.binary(max_size=200)
     | st.lists(st.sampled_from([b"data: ", b"{", b"}", b'"index":', b"[", b"]", b"1", b"\n"])).map(b"".join)

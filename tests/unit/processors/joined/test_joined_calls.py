@@ -164,7 +164,7 @@ async def test_a_reply_that_does_not_fit_mixes_up_no_lines(
     "outcome", [Answer(413, b"{}"), FailureKind.TOO_LARGE, Answer(200, b'[{"object":"text_completion"}]')]
 )
 async def test_calls_become_as_small_as_the_server_takes_them(
-    tmp_path: Path, outcome: Answer | FailureKind
+    tmp_path: Path, outcome: Answer | FailureKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Four refused calls halve the bound, so that a server with a smaller one costs few calls more."""
     world = Joining(tmp_path, inputs=64)
@@ -172,6 +172,11 @@ async def test_calls_become_as_small_as_the_server_takes_them(
     assert not _failed(await world.run(2000))
     assert sum(count for size, count in world.inference.sizes.items() if size > 8) <= 24
     assert world.inference.sizes[8] >= 240
+    assert [
+        f"calls with {size} inputs to m are refused, or their replies cannot be divided;"
+        f" the next have at most {size // 2}"
+        for size in (64, 32, 16)
+    ] == [each.getMessage() for each in caplog.records if "inputs" in each.getMessage()]
 
 
 @pytest.mark.parametrize("status", [200, 201, 400, 404, 500, 503])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidemill.processors.calls import forms
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.jsonl.form_fields import GROWTH_BYTES_MAX, PARTS_MAX, FormError, decoded
+from tidemill.schemas.jsonl.form_fields import GROWTH_BYTES_MAX, PARTS_MAX, FormError, check, decoded
 
 EDITS = ENDPOINTS["/v1/images/edits"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', "\r\n", "é"])
@@ -41,9 +41,17 @@ def test_the_size_is_that_of_the_form_or_a_little_more(body):
 )
 def test_a_product_of_names_and_items_is_refused(body, field):
     """The error names the field that makes the form large."""
-    with pytest.raises(FormError) as caught:
-        decoded(msgspec.json.encode({"model": "m", **body}), EDITS.files)
-    assert caught.value.field == field
+    for examine in (check, decoded):
+        with pytest.raises(FormError) as caught:
+            examine(msgspec.json.encode({"model": "m", **body}), EDITS.files)
+        assert caught.value.field == field
+
+
+def test_ingest_decodes_no_files():
+    """They may have many MiB, and their names are checked by then."""
+    check(b'{"model":"m","image":["\xff"],"mask":"\xff"}', EDITS.files)
+    with pytest.raises(FormError):
+        check(b'{"model":"m","image":"","prompt":"\xff"}', EDITS.files)
 
 
 def test_a_large_line_is_no_product():
