@@ -49,16 +49,35 @@ _WORDS: Final = {ROW, SELF, *_CONSTANTS, "and", "else", "if", "in", "is", "not",
 """Names that mean something else in an expression than the column."""
 _COUNTED: Final = "_counted"
 _CONCATENATED: Final = "_concatenated"
+_METHOD: Final = "_method"
+_GLOBAL: Final = "_global"
 
 
-class _Concatenations(NodeTransformer):
-    """Makes each `~` a filter, since Jinja offers no way to intercept it."""
+class _Rewriting(NodeTransformer):
+    """Makes filters of what Jinja offers no way to intercept: each `~`, and the names of what is called.
+
+    Data is never called: in `row.items()` and `range(3)` no column or field is meant.
+    """
+
+    def __init__(self, functions: Iterable[str]) -> None:
+        self._functions = frozenset(functions)
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802 - the name of the node
+        self.generic_visit(node)
+        match node.node:
+            case nodes.Getattr(node=owner, attr=name):
+                node.node = _filtered(_METHOD, owner, nodes.Const(name))
+            case nodes.Name(name=name) if name in self._functions:
+                node.node = _filtered(_GLOBAL, nodes.Const(name))
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the name of the node
         self.generic_visit(node)
-        return nodes.Filter(
-            nodes.List(node.nodes, lineno=node.lineno), _CONCATENATED, [], [], None, None, lineno=node.lineno
-        )
+        return _filtered(_CONCATENATED, nodes.List(node.nodes, lineno=node.lineno))
+
+
+def _filtered(name: str, value: nodes.Node, *given: nodes.Node) -> nodes.Filter:
+    return nodes.Filter(value, name, [*given], [], None, None, lineno=value.lineno)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -72,6 +91,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {
             _COUNTED: self._counted,
             _CONCATENATED: lambda parts: self._joined("", map(_word, parts)),
+            _METHOD: lambda owner, name: _wrapped(super(_Environment, self).getattr(owner, name)),
+            _GLOBAL: lambda name: self.globals[name],
             "join": self._join,
             "replace": self._replace,
             "round": _rounded,
@@ -96,8 +117,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         for loop in source.find_all(nodes.For):
             if loop.recursive:
                 raise TableError("a prompt has no recursive loop")
-            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
-        _Concatenations().visit(source)
+            loop.iter = _filtered(_COUNTED, loop.iter)
+        _Rewriting(self.globals).visit(source)
         return super()._generate(source, *args, **options)
 
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:

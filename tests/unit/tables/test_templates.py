@@ -186,6 +186,22 @@ def test_functions_and_methods_can_be_called():
     assert rendered("{% for tag in tags %}{{ loop.cycle('a', 'b') }}{{ loop.index }}{% endfor %}", **row) == "a1b2"
 
 
+@pytest.mark.parametrize("value", [2, None, {"a": 1}])
+def test_a_call_means_the_method_or_function(value):
+    """Data is never called, so a column or a field of its name does not come before it."""
+    every = "{% for name, each in row.items() %}{{ name }};{% endfor %}"
+    assert rendered(every, items=value, text="a") == "items;text;"
+    order = {"get": value, "items": value, "a": {"keys": value, "b": 1}}
+    assert rendered("{{ order.get('a').get('b') }}", order=order) == "1"
+    assert rendered("{{ order.a.keys() | join(',') }}", order=order) == "keys,b"
+    assert rendered("{% for k, v in order.items() if k == 'a' %}{{ v.b }}{% endfor %}", order=order) == "1"
+    assert rendered("{% for at in range(3) %}{{ at }}{% endfor %}", range=value) == "012"
+    assert rendered("{% for at in range(2) %}{{ range }}{% endfor %}", range="x") == "xx"
+    assert rendered("{{ order.items }}{{ order.items() | list | length }}", order={"items": 7}) == "71"
+    with pytest.raises(RowError, match="cannot be made"):
+        rendered("{{ order.own() }}", order={"own": value})
+
+
 @pytest.mark.parametrize("name", ["row", "self", "true", "True", "false", "none", "None"])
 def test_a_column_named_like_a_word_of_templates_has_another_expression(name):
     """The bare word means something else, so it is refused, with the expression that works."""
