@@ -274,16 +274,12 @@ def reference(column: str) -> str:
 
 
 def _hidden(tree: nodes.Template, unknown: set[str], columns: Iterable[str]) -> Iterator[str]:
-    """The columns whose name the template uses for something else.
-
-    With a column `row` only `row[…]` is all columns without doubt.
-    """
+    """The columns whose name the template writes, with which it means something else."""
     present = set(columns) & _WORDS
-    if ROW in present & unknown:
-        named = {id(each.node) for each in tree.find_all(nodes.Getitem)}
-        if any(each.name == ROW and id(each) not in named for each in tree.find_all(nodes.Name)):
-            yield ROW
     written = [each for output in tree.find_all(nodes.Output) for each in output.nodes]
+    is_written = any(isinstance(each, nodes.Name) and each.name == ROW for each in written)
+    if is_written and ROW in present & unknown and not _stores(tree, ROW):
+        yield ROW
     constants = [each.value for each in written if isinstance(each, nodes.Const)]
     for name in sorted(present & _CONSTANTS.keys()):
         if any(each is _CONSTANTS[name] for each in constants):
@@ -291,8 +287,11 @@ def _hidden(tree: nodes.Template, unknown: set[str], columns: Iterable[str]) -> 
 
 
 def _uses_self(tree: nodes.Template) -> bool:
-    found = [each.ctx for each in tree.find_all(nodes.Name) if each.name == SELF]
-    return bool(found) and "store" not in found
+    return any(each.name == SELF for each in tree.find_all(nodes.Name)) and not _stores(tree, SELF)
+
+
+def _stores(tree: nodes.Template, name: str) -> bool:
+    return any(each.name == name and each.ctx == "store" for each in tree.find_all(nodes.Name))
 
 
 class Template:
@@ -328,7 +327,7 @@ class Template:
             (hidden if SELF in columns else missing).append(SELF)
         if hidden:
             raise TableError(
-                f"{name}: {hidden[0]} is a word of templates; "
+                f"{name}: {hidden[0]} {'has all columns' if hidden[0] == ROW else 'is a word of templates'}; "
                 f"the column of this name is {{{{ {reference(hidden[0])} }}}}"
             )
         if missing:

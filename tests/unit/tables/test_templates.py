@@ -213,6 +213,26 @@ def test_a_column_named_like_a_word_of_templates_has_another_expression(name):
     assert rendered(f"{{{{ text }}}} {{{{ {expression} }}}}", **{"text": "a", name: "value"}) == "a value"
 
 
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("{{ row.text }}", "a"),
+        ("{{ row | length }}", "2"),
+        ("{{ row | tojson }}", '{"text": "a", "row": 1}'),
+        ("{% for name in row %}{{ name }};{% endfor %}", "text;row;"),
+        ("{% for name, each in row.items() %}{{ each }};{% endfor %}", "a;1;"),
+        ("{% if 'text' in row %}{{ text }}{% endif %}", "a"),
+        ("{{ row.text }}{% for row in [5] %}{{ row }}{% endfor %}", "a5"),
+    ],
+)
+def test_a_column_named_row_forbids_only_to_write_row(text, prompt):
+    """It has all columns elsewhere."""
+    assert rendered(text, text="a", row=1) == prompt
+    expected = r"row has all columns; the column of this name is \{\{ row\['row'\] \}\}"
+    with pytest.raises(TableError, match=expected):
+        Template("{{ row.text }} {% if text %}{{ row }}{% endif %}", ["text", "row"], name="p")
+
+
 def test_a_word_of_templates_keeps_its_meaning_elsewhere():
     """A loop may use it, a comparison too, and without the column all of `row` is there."""
     assert rendered("{% for row in rows %}{{ row }}{% endfor %}", rows=[1, 2], row=3) == "12"
