@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice, tee
 from typing import Final, TextIO
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
-from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
+from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, repeated, skipped
 
 SUFFIXES: Final = frozenset({".csv", ".tsv", ".tab"})
 CELL_CHARS_MAX: Final = 16 << 20
@@ -63,7 +63,7 @@ class DelimitedSource:
             raise TableError(f"{file.name}: the first row must have the names of 1 to {COLUMNS_MAX:,} columns")
         if (fault := fault or self._fault(names, len(names))) is not None:
             raise TableError(f"{file.name}, line {self._skipped + 1}: {fault}")
-        if double := sorted(name for name, count in Counter(names).items() if name and count > 1):
+        if double := repeated(filter(None, names)):
             raise TableError(f"{file.name}: the first row must name each column once, but has {double} twice")
         self.kept = _named(names)
         self.schema = pa.schema([pa.field(name, pa.string()) for name in self.kept])

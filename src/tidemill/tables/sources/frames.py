@@ -10,6 +10,7 @@ from pyarrow import types
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.rows import ROWS_MAX, Rows
+from tidemill.tables.values import decoded, mapped, without_dictionaries
 
 INDEX: Final = "__index_level_"
 """How pandas names the columns of an index that has no name."""
@@ -135,47 +136,21 @@ def _plain(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """
     kind = _plain_type(column.type)
     try:
-        plain = pa.chunked_array([_plain_chunk(chunk, kind) for chunk in column.chunks], kind)
+        plain = pa.chunked_array([decoded(chunk, kind) for chunk in column.chunks], kind)
         plain.validate()
     except _FAULTS as error:
         raise TableError(f"the column {name} is {column.type}, which cannot be read: {_reason(error)}") from error
     return plain
 
 
-def _plain_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
-    if chunk.type == kind:
-        return chunk
-    if types.is_dictionary(chunk.type):
-        return _plain_chunk(chunk.dictionary, kind).take(chunk.indices)
-    try:
-        return chunk.cast(kind)
-    except pa.ArrowNotImplementedError:
-        # Dictionaries within lists and structs.
-        return pa.array(chunk.to_pylist(), kind)
-
-
 def _plain_type(found: pa.DataType) -> pa.DataType:
-    kind = found
-    if types.is_dictionary(found):
-        kind = _plain_type(found.value_type)
-    elif types.is_string(found) or types.is_string_view(found):
-        kind = pa.large_string()
-    elif types.is_binary(found) or types.is_binary_view(found):
-        kind = pa.large_binary()
-    elif types.is_struct(found):
-        kind = pa.struct([each.with_type(_plain_type(each.type)) for each in found])
-    elif types.is_map(found):
-        kind = pa.map_(_plain_type(found.key_type), _plain_type(found.item_type))
-    elif types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found):
-        kind = _plain_list(found)
-    return kind
+    return mapped(without_dictionaries(found), _long)
 
 
-def _plain_list(found: pa.DataType) -> pa.DataType:
-    item = found.value_field.with_type(_plain_type(found.value_type))
-    if types.is_fixed_size_list(found):
-        return pa.list_(item, found.list_size)
-    return pa.large_list(item) if types.is_large_list(found) else pa.list_(item)
+def _long(kind: pa.DataType) -> pa.DataType:
+    if types.is_string(kind) or types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if types.is_binary(kind) or types.is_binary_view(kind) else kind
 
 
 def _digest(table: pa.Table) -> str:

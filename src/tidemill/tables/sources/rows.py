@@ -1,6 +1,7 @@
 """The interface of all sources: rows in batches of bounded size."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -64,6 +65,11 @@ class Source(Protocol):
 
     def read(self, start: int) -> Iterator[Rows]:
         """The rows from the one with this number, counting from 0."""
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once, in order; in time that grows with their number only."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def skipped(batches: Iterator[Rows], start: int) -> Iterator[Rows]:
