@@ -90,12 +90,26 @@ def _arrow(frame: Any) -> pa.Table:
 def _read(frame: Any) -> pa.Table:
     match _library(frame):
         case "pandas":
-            # Without `preserve_index` an index of evenly spaced numbers is no column.
-            return pa.Table.from_pandas(_without_spans(frame), preserve_index=True)
+            frame = _without_spans(_with_named_levels(frame))
+            # With None an index of evenly spaced numbers is no column.
+            return pa.Table.from_pandas(frame, preserve_index=any(name is not None for name in frame.index.names))
         case "polars":
             if any(kind == sys.modules["polars"].Object for kind in frame.dtypes):
                 raise TypeError("a Python object is not data")
     return pa.table(frame)
+
+
+def _with_named_levels(frame: Any) -> Any:
+    """A frame of pandas without the levels of its index that have no name, which are no columns."""
+    unnamed = [at for at, name in enumerate(frame.index.names) if name is None]
+    if not unnamed:
+        return frame
+    frame = frame.copy(deep=False)
+    if len(unnamed) < frame.index.nlevels:
+        frame.index = frame.index.droplevel(unnamed)
+    else:
+        frame.index = sys.modules["pandas"].RangeIndex(len(frame))
+    return frame
 
 
 def _without_spans(frame: Any) -> Any:
@@ -115,7 +129,12 @@ def _is_span(kind: Any) -> bool:
 
 
 def _place(frame: Any) -> str:
-    """The first column of a frame that cannot be read."""
+    """The index or the first column of a frame that cannot be read."""
+    if _library(frame) == "pandas":
+        try:
+            _read(frame[[]])
+        except _FAULTS:
+            return f", index {', '.join(str(name) for name in frame.index.names if name is not None)},"
     for name in frame.columns if _library(frame) else ():
         try:
             _read(frame[[name]])
