@@ -54,9 +54,9 @@ _GLOBAL: Final = "_global"
 
 
 class _Rewriting(NodeTransformer):
-    """Makes filters of what Jinja offers no way to intercept: each `~`, and the names of what is called.
+    """Makes filters of each `~` and of the name in each call, which Jinja offers no way to intercept.
 
-    Data is never called: in `row.items()` and `range(3)` no column or field is meant.
+    A prompt never calls data: `row.items()` and `range(3)` mean no column or field.
     """
 
     def __init__(self, functions: Iterable[str]) -> None:

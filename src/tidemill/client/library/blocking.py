@@ -58,9 +58,8 @@ class Loop:
         Raises:
             RuntimeError: The loop has ended.
         """
-        future = self._scheduled(work)
         try:
-            return self._result(future)
+            return self._result(self._scheduled(work))
         except BaseException:
             if not self._stopping.is_set():
                 # The same call may follow at once, and needs the files that this one has locked.
