@@ -4,7 +4,7 @@ A kind is a name, `[kind]` for a list, or a dict of kinds for an object. Values 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -97,7 +97,8 @@ def fitted(value: Any, kind: Kind) -> Any:
     if isinstance(kind, list):
         return [fitted(each, kind[0]) for each in value]
     if isinstance(kind, dict):
-        return {name: fitted(value.get(name), each) for name, each in kind.items()}
+        # Arrow takes a missing field as null; all of them could be hundreds of times as large as the value.
+        return {name: fitted(value[name], each) for name, each in kind.items() if name in value}
     return value
 
 
@@ -118,41 +119,49 @@ def schema_of(kinds: Mapping[str, Kind]) -> pa.Schema:
 class FieldNames:
     """The names of the fields of objects, at any depth, merged over values of any kinds.
 
-    Rows keep their own values with it: a value of another kind in one row changes no other row.
+    Rows keep their own values with it: a value of another kind in one row changes no other row. Objects with more
+    than `FIELDS_MAX` names stay as they are, with all that they contain, in whatever order they come.
     """
 
     def __init__(self) -> None:
         self._fields: dict[str, FieldNames] = {}
         self._items: FieldNames | None = None
+        self._is_full = False
 
     def add(self, value: Any, levels: int = LEVELS_MAX) -> None:
         """Add the names of a value."""
         if not levels:
             return
         match value:
-            case dict():
+            case dict() if not self._is_full:
+                if len(self._fields) + len(value.keys() - self._fields.keys()) > FIELDS_MAX:
+                    self._fields, self._is_full = {}, True
+                    return
                 for name, each in value.items():
-                    if name not in self._fields and len(self._fields) <= FIELDS_MAX:
-                        self._fields[name] = FieldNames()
-                    if isinstance(each, dict | list) and name in self._fields:
-                        self._fields[name].add(each, levels - 1)
+                    fields = self._fields.setdefault(name, _NO_FIELDS)
+                    if isinstance(each, dict | list):
+                        if fields is _NO_FIELDS:
+                            fields = self._fields[name] = FieldNames()
+                        fields.add(each, levels - 1)
             case list():
                 self._items = self._items or FieldNames()
                 for each in value:
                     self._items.add(each, levels - 1)
 
-    def completed(self, value: Any) -> Any:
-        """The value, in which each object has all the names; those that it lacks are null.
+    def columns(self, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """These columns of a row, completed; one that it lacks is null."""
+        return {name: self._fields.get(name, _NO_FIELDS).completed(row.get(name)) for name in names}
 
-        An object stays as it is where there are more than `FIELDS_MAX` names.
-        """
+    def completed(self, value: Any) -> Any:
+        """The value, in which each object has all the names; those that it lacks are null."""
         match value:
             case dict() if self._fields:
-                found = {} if len(self._fields) > FIELDS_MAX else dict.fromkeys(self._fields)
-                for name, each in value.items():
-                    is_nested = isinstance(each, dict | list) and name in self._fields
-                    found[name] = self._fields[name].completed(each) if is_nested else each
-                return found
+                found = dict.fromkeys(self._fields)
+                return found | {name: self._fields[name].completed(each) for name, each in value.items()}
             case list() if self._items is not None:
                 return list(map(self._items.completed, value))
         return value
+
+
+_NO_FIELDS: Final = FieldNames()
+"""Of values that are neither objects nor lists."""

@@ -49,16 +49,35 @@ _WORDS: Final = {ROW, SELF, *_CONSTANTS, "and", "else", "if", "in", "is", "not",
 """Names that mean something else in an expression than the column."""
 _COUNTED: Final = "_counted"
 _CONCATENATED: Final = "_concatenated"
+_METHOD: Final = "_method"
+_GLOBAL: Final = "_global"
 
 
-class _Concatenations(NodeTransformer):
-    """Makes each `~` a filter, since Jinja offers no way to intercept it."""
+class _Rewriting(NodeTransformer):
+    """Makes filters of each `~` and of the name in each call, which Jinja offers no way to intercept.
+
+    A prompt never calls data: `row.items()` and `range(3)` mean no column or field.
+    """
+
+    def __init__(self, functions: Iterable[str]) -> None:
+        self._functions = frozenset(functions)
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802 - the name of the node
+        self.generic_visit(node)
+        match node.node:
+            case nodes.Getattr(node=owner, attr=name):
+                node.node = _filtered(_METHOD, owner, nodes.Const(name))
+            case nodes.Name(name=name) if name in self._functions:
+                node.node = _filtered(_GLOBAL, nodes.Const(name))
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the name of the node
         self.generic_visit(node)
-        return nodes.Filter(
-            nodes.List(node.nodes, lineno=node.lineno), _CONCATENATED, [], [], None, None, lineno=node.lineno
-        )
+        return _filtered(_CONCATENATED, nodes.List(node.nodes, lineno=node.lineno))
+
+
+def _filtered(name: str, value: nodes.Node, *given: nodes.Node) -> nodes.Filter:
+    return nodes.Filter(value, name, [*given], [], None, None, lineno=value.lineno)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -72,6 +91,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {
             _COUNTED: self._counted,
             _CONCATENATED: lambda parts: self._joined("", map(_word, parts)),
+            _METHOD: lambda owner, name: _wrapped(super(_Environment, self).getattr(owner, name)),
+            _GLOBAL: lambda name: self.globals[name],
             "join": self._join,
             "replace": self._replace,
             "round": _rounded,
@@ -96,8 +117,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         for loop in source.find_all(nodes.For):
             if loop.recursive:
                 raise TableError("a prompt has no recursive loop")
-            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
-        _Concatenations().visit(source)
+            loop.iter = _filtered(_COUNTED, loop.iter)
+        _Rewriting(self.globals).visit(source)
         return super()._generate(source, *args, **options)
 
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -253,16 +274,12 @@ def reference(column: str) -> str:
 
 
 def _hidden(tree: nodes.Template, unknown: set[str], columns: Iterable[str]) -> Iterator[str]:
-    """The columns whose name the template uses for something else.
-
-    With a column `row` only `row[…]` is all columns without doubt.
-    """
+    """The columns whose name the template writes, with which it means something else."""
     present = set(columns) & _WORDS
-    if ROW in present & unknown:
-        named = {id(each.node) for each in tree.find_all(nodes.Getitem)}
-        if any(each.name == ROW and id(each) not in named for each in tree.find_all(nodes.Name)):
-            yield ROW
     written = [each for output in tree.find_all(nodes.Output) for each in output.nodes]
+    is_written = any(isinstance(each, nodes.Name) and each.name == ROW for each in written)
+    if is_written and ROW in present & unknown and not _stores(tree, ROW):
+        yield ROW
     constants = [each.value for each in written if isinstance(each, nodes.Const)]
     for name in sorted(present & _CONSTANTS.keys()):
         if any(each is _CONSTANTS[name] for each in constants):
@@ -270,8 +287,11 @@ def _hidden(tree: nodes.Template, unknown: set[str], columns: Iterable[str]) -> 
 
 
 def _uses_self(tree: nodes.Template) -> bool:
-    found = [each.ctx for each in tree.find_all(nodes.Name) if each.name == SELF]
-    return bool(found) and "store" not in found
+    return any(each.name == SELF for each in tree.find_all(nodes.Name)) and not _stores(tree, SELF)
+
+
+def _stores(tree: nodes.Template, name: str) -> bool:
+    return any(each.name == name and each.ctx == "store" for each in tree.find_all(nodes.Name))
 
 
 class Template:
@@ -307,7 +327,7 @@ class Template:
             (hidden if SELF in columns else missing).append(SELF)
         if hidden:
             raise TableError(
-                f"{name}: {hidden[0]} is a word of templates; "
+                f"{name}: {hidden[0]} {'has all columns' if hidden[0] == ROW else 'is a word of templates'}; "
                 f"the column of this name is {{{{ {reference(hidden[0])} }}}}"
             )
         if missing:

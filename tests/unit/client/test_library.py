@@ -7,6 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,42 @@ async def test_a_closed_client_says_so(service: Service, source: Path) -> None:
 
 
 def test_a_call_ends_when_another_thread_closes_the_client() -> None:
-    """Its work is no longer done, and it would wait for ever."""
-    loop = Loop()
+    """Its work is cancelled, and comes to its end before the loop does."""
+    loop, ended = Loop(), []
 
     async def work() -> None:
         threading.Thread(target=loop.stop).start()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            ended.append(True)
+            raise
 
     with pytest.raises(RuntimeError, match="the client is closed"):
         loop.run(work())
+    assert ended == [True]
+    loop.stop()
+
+
+async def test_two_threads_close_one_client(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits for the first."""
+    client = await asyncio.to_thread(Tidemill, service.url, KEY)
+    leave, left, threads = AsyncTidemill.__aexit__, [], ThreadPoolExecutor()
+
+    async def leaving(inner: AsyncTidemill) -> None:
+        left.append(inner)
+        others.append(threads.submit(client.close))
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        await leave(inner)
+
+    others: list[Future[None]] = []
+    monkeypatch.setattr(AsyncTidemill, "__aexit__", leaving)
+    await asyncio.to_thread(client.close)
+    assert [await asyncio.to_thread(other.result, 10) for other in others] == [None]
+    assert len(left) == 1
+    threads.shutdown()
 
 
 def test_ctrl_c_waits_for_the_end_of_the_work() -> None:

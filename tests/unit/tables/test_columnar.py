@@ -9,6 +9,9 @@ from pyarrow import parquet
 from tidemill.tables import TableError
 from tidemill.tables.sources.frames import INDEX
 from tidemill.tables.sources.opening import opened
+from tidemill.tables.sources.rows import repeated
+
+WORDS = pa.dictionary(pa.int32(), pa.string())
 
 
 def source_of(folder, *tables):
@@ -33,6 +36,13 @@ def columns_of(source):
         ([pa.array([[None]]), pa.array([["a"]])], pa.list_(pa.string())),
         ([pa.array([{"a": 1}]), pa.array([{"a": 1.5}])], pa.struct([("a", pa.float64())])),
         ([pa.array(["a"]).dictionary_encode(), pa.array(["b"])], pa.string()),
+        ([pa.array([["a", None]], pa.list_(WORDS)), pa.array([["b"]])], pa.list_(pa.string())),
+        (
+            [pa.array([{"a": "b"}], pa.struct([("a", WORDS)])), pa.array([{"a": "c"}])],
+            pa.struct([("a", pa.string())]),
+        ),
+        ([pa.array([1], pa.int8()), pa.array([None], pa.decimal128(5, 2))], pa.decimal128(5, 2)),
+        ([pa.array([1], pa.uint32()), pa.array([-1])], pa.int64()),
     ],
 )
 def test_types_are_those_that_take_all_files(tmp_path, columns, kind):
@@ -60,6 +70,44 @@ def test_columns_that_differ_are_refused_at_once(tmp_path, table, said):
     """With the file and the column."""
     with pytest.raises(TableError, match=re.escape(said)):
         source_of(tmp_path, pa.table({"id": [0], "x": [0]}), table)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pa.decimal128(3, 2), pa.int64()),
+        (pa.uint64(), pa.int64()),
+        (pa.uint64(), pa.int8()),
+        (pa.binary(), pa.string()),
+    ],
+)
+@pytest.mark.parametrize(
+    "within",
+    [lambda kind: kind, pa.list_, lambda kind: pa.struct([("a", pa.large_list(pa.struct([("b", kind)])))])],
+)
+def test_types_without_one_for_both_are_refused(tmp_path, one, other, within):
+    """Arrow names a type for them, in which the values of one would be faults or bytes."""
+    for kinds in ((one, other), (other, one)):
+        with pytest.raises(TableError, match=r"1\.parquet: the column x is .*; write it in one type"):
+            source_of(tmp_path, *(pa.table({"x": pa.nulls(1, within(kind))}) for kind in kinds))
+
+
+def test_finding_a_repeated_name_takes_linear_time():
+    """Each is compared with few others; the widest tables have 10,000 columns."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    names = [Name(f"column {at}") for at in range(2_000)]
+    assert repeated([*names, Name("column 7")]) == ["column 7"]
+    assert compared < 2 * len(names)
 
 
 def test_texts_do_not_become_bytes(tmp_path):

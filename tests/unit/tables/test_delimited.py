@@ -34,17 +34,65 @@ def rows_of(path, start=0):
         (b"\n\r\nid;text\n1;2\n", ("id", "text")),
         (b"text\n1\n", ("text",)),
         (b"sep=;\r\nid;a,b,c\n1;2\n", ("id", "a,b,c")),
+        (b"\r\n\nsep=;\r\nid;a,b,c\n1;2\n", ("id", "a,b,c")),
+        (b"id,label (a;b;c)\n1,2\n", ("id", "label (a;b;c)")),
+        (b"name\twith\ttabs,b\n1,2\n", ("name\twith\ttabs", "b")),
+        (b'size 24";name;price\n1;2;3\n', ('size 24"', "name", "price")),
+        (b'id,size 5",name\n1,2,3\n', ("id", 'size 5"', "name")),
+        (b'id;"Preis, EUR"\n"1";"2"\n', ("id", "Preis, EUR")),
+        (b'id;"Preis, EUR"\n', ("id", "Preis, EUR")),
+        (b"id,a;b\n", ("id", "a;b")),
         (b'"sep=|"\nid|a,b,c\n1|2\n', ("id", "a,b,c")),
         ("id;größe\n1;2\n".encode("utf-16"), ("id", "größe")),
         (b"\xfe\xff" + "id\tgröße\r\n1\t2\r\n".encode("utf-16-be"), ("id", "größe")),
     ],
 )
 def test_the_header_says_how_a_csv_is_written(tmp_path, content, names):
-    """Its delimiter is the most frequent one outside quotes, or the one that the file names to Excel."""
+    """Its delimiter gives the rows as many cells as the header has, or is the one that the file names to Excel."""
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     assert opened(str(path), {}).kept == names
-    assert rows_of(path) == [({name: str(at) for at, name in enumerate(names, start=1)}, None)]
+    rows = [({name: str(at) for at, name in enumerate(names, start=1)}, None)]
+    assert rows_of(path) == (rows if content.count(b"\n") > 1 else [])
+
+
+def test_most_of_the_first_rows_decide_on_the_delimiter(tmp_path):
+    """One of them may be faulty, and cells may have any text."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,label (a;b)\n1,"x;y"\n2,"no end\n3;4\n5,z\n' + b"6;7\n" * delimited.SAMPLE_ROWS)
+    source = opened(str(path), {})
+    assert source.kept == ("id,label (a", "b)")
+    path.write_bytes(b'id,label (a;b)\n1,"x;y"\n2,"no end\n3;4\n' + b"5,z\n" * delimited.SAMPLE_ROWS)
+    assert opened(str(path), {}).kept == ("id", "label (a;b)")
+
+
+def test_a_wide_cell_in_the_first_rows_is_no_obstacle(tmp_path):
+    """It has more characters than Python's reader allows by default, or than the delimiter is looked for in."""
+    path = tmp_path / "a.csv"
+    for size in (200_000, 2 * delimited.SAMPLE_CHARS):
+        text = "x" * size
+        path.write_bytes(f'id;"a,b"\n1;"{text}"\n'.encode())
+        assert rows_of(path) == [({"id": "1", "a,b": text}, None)]
+
+
+def test_opening_reads_only_the_beginning(tmp_path, monkeypatch):
+    """Also where the header has a single quote, which ends nowhere."""
+    read = []
+
+    class Counted(io.TextIOWrapper):
+        def readline(self, size=-1):
+            read.append(line := super().readline(size))
+            return line
+
+        def __next__(self):
+            read.append(line := super().__next__())
+            return line
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,size 5",name\n' + b"1,2,3\n" * 60_000)
+    monkeypatch.setattr(delimited.io, "TextIOWrapper", Counted)
+    assert len(opened(str(path), {}).kept) == 3
+    assert len(read) < 100
 
 
 @given(

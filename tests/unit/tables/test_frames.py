@@ -201,3 +201,33 @@ def test_an_index_of_periods_has_their_texts():
     frame = pd.DataFrame({"a": [1]}, index=pd.PeriodIndex(["2020-01"], freq="M", name="month"))
     assert rows(FrameSource(frame)) == [{"a": 1, "month": "2020-01"}]
     assert frame.index.dtype == "period[M]"
+
+
+ODD = [1, "x", None]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(ODD, dtype=object),
+        pd.MultiIndex.from_arrays([pd.Series(ODD, dtype=object), ["a", "b", "c"]], names=[None, "id"]),
+        pd.MultiIndex.from_arrays([ODD, ODD]),
+        pd.Index([object(), {}.keys(), 1j], dtype=object),
+    ],
+)
+def test_an_index_without_a_name_is_not_read(index):
+    """It is no column, so it may have any values; the frame keeps it."""
+    frame = pd.DataFrame({"text": ["a", "b", "c"]}, index=index)
+    source = FrameSource(frame)
+    assert source.kept == ("text", *filter(None, index.names))
+    assert [row["text"] for rows in source.read(0) for row in rows.batch.to_pylist()] == ["a", "b", "c"]
+    assert frame.index is index
+
+
+def test_an_odd_index_is_refused_by_its_name():
+    """And not by that of the first column."""
+    frame = pd.DataFrame({"text": ["a", "b", "c"]}, index=pd.Index(ODD, dtype=object, name="id"))
+    with pytest.raises(TableError, match="the table, index id, cannot be read"):
+        FrameSource(frame)
+    with pytest.raises(TableError, match="the table, column odd, cannot be read"):
+        FrameSource(pd.DataFrame({"text": ["a", "b", "c"], "odd": ODD}, index=pd.Index([1, 2, 3], name="id")))

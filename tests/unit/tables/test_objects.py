@@ -1,5 +1,6 @@
 """JSONL: the output has one type a column, and a prompt the row's own value."""
 
+import tracemalloc
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tidemill.client.maps.failed_rows import _Failed
 from tidemill.client.maps.task import embeddings
+from tidemill.tables.json_types import FIELDS_MAX
 from tidemill.tables.sources.opening import opened
 from tidemill.tables.sources.rows import Source
 from tidemill.tables.templates import Template
@@ -69,3 +71,33 @@ def test_an_object_with_too_many_names_stays_as_it_is(tmp_path: Path) -> None:
         tmp_path, *({"text": "a", "by": {str(10 * at + one): 1 for one in range(10)}} for at in range(200))
     )
     assert [len(row["by"]) for row in values(source, ["by"])] == [10] * 200
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_their_number_counts_and_not_their_order(tmp_path: Path, order: int) -> None:
+    """Names that came before the limit is reached complete no object either, nor do those within."""
+    rows: list[dict[str, Any]] = [{"by": {str(at): {"a": 1}}} for at in range(FIELDS_MAX + 1)]
+    rows += [{"by": {"0": {"b": 1}}}, {"by": {"x": {"b": 1}}}]
+    source = written(tmp_path, *rows[::order])
+    assert values(source, ["by"]) == rows[::order]
+    fewer = written(tmp_path, *rows[:-2][:FIELDS_MAX])
+    assert {len(row["by"]) for row in values(fewer, ["by"])} == {FIELDS_MAX}
+
+
+@pytest.mark.parametrize("last", ["a text makes the column JSON", []])
+def test_one_row_at_a_time_is_completed(tmp_path: Path, last: Any) -> None:
+    """Objects with a field each, of many names: with all names a batch has hundreds of times its bytes."""
+    rows: list[dict[str, Any]] = [
+        {"of": [{str((at * 100 + one) % 900): 1} for one in range(100)], "other": at} for at in range(60)
+    ]
+    source = written(tmp_path, *rows, {"of": last})
+    tracemalloc.start()
+    try:
+        count = sum(len(row["of"]) for rows in source.read(0) for row in rows.values(["of"]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count >= 60 * 100
+    assert peak < 64 << 20
+    batch = next(source.read(0))
+    assert next(iter(batch.values(["other"]))) == {"other": 0}

@@ -186,6 +186,22 @@ def test_functions_and_methods_can_be_called():
     assert rendered("{% for tag in tags %}{{ loop.cycle('a', 'b') }}{{ loop.index }}{% endfor %}", **row) == "a1b2"
 
 
+@pytest.mark.parametrize("value", [2, None, {"a": 1}])
+def test_a_call_means_the_method_or_function(value):
+    """Data is never called, so a column or a field of its name does not come before it."""
+    every = "{% for name, each in row.items() %}{{ name }};{% endfor %}"
+    assert rendered(every, items=value, text="a") == "items;text;"
+    order = {"get": value, "items": value, "a": {"keys": value, "b": 1}}
+    assert rendered("{{ order.get('a').get('b') }}", order=order) == "1"
+    assert rendered("{{ order.a.keys() | join(',') }}", order=order) == "keys,b"
+    assert rendered("{% for k, v in order.items() if k == 'a' %}{{ v.b }}{% endfor %}", order=order) == "1"
+    assert rendered("{% for at in range(3) %}{{ at }}{% endfor %}", range=value) == "012"
+    assert rendered("{% for at in range(2) %}{{ range }}{% endfor %}", range="x") == "xx"
+    assert rendered("{{ order.items }}{{ order.items() | list | length }}", order={"items": 7}) == "71"
+    with pytest.raises(RowError, match="cannot be made"):
+        rendered("{{ order.own() }}", order={"own": value})
+
+
 @pytest.mark.parametrize("name", ["row", "self", "true", "True", "false", "none", "None"])
 def test_a_column_named_like_a_word_of_templates_has_another_expression(name):
     """The bare word means something else, so it is refused, with the expression that works."""
@@ -195,6 +211,26 @@ def test_a_column_named_like_a_word_of_templates_has_another_expression(name):
     assert f"the column of this name is {{{{ {expression} }}}}" in str(caught.value)
     assert reference(name) == expression
     assert rendered(f"{{{{ text }}}} {{{{ {expression} }}}}", **{"text": "a", name: "value"}) == "a value"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("{{ row.text }}", "a"),
+        ("{{ row | length }}", "2"),
+        ("{{ row | tojson }}", '{"text": "a", "row": 1}'),
+        ("{% for name in row %}{{ name }};{% endfor %}", "text;row;"),
+        ("{% for name, each in row.items() %}{{ each }};{% endfor %}", "a;1;"),
+        ("{% if 'text' in row %}{{ text }}{% endif %}", "a"),
+        ("{{ row.text }}{% for row in [5] %}{{ row }}{% endfor %}", "a5"),
+    ],
+)
+def test_a_column_named_row_forbids_only_to_write_row(text, prompt):
+    """It has all columns elsewhere."""
+    assert rendered(text, text="a", row=1) == prompt
+    expected = r"row has all columns; the column of this name is \{\{ row\['row'\] \}\}"
+    with pytest.raises(TableError, match=expected):
+        Template("{{ row.text }} {% if text %}{{ row }}{% endif %}", ["text", "row"], name="p")
 
 
 def test_a_word_of_templates_keeps_its_meaning_elsewhere():

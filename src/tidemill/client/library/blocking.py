@@ -9,8 +9,8 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack
 
@@ -35,8 +35,17 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tidemill", daemon=True)
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="tidemill", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        self._loop.run_until_complete(self._until_stopped())
+        self._loop.close()
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
+        await _cancel(asyncio.all_tasks() - {asyncio.current_task()})
 
     @property
     def is_closed(self) -> bool:
@@ -49,16 +58,21 @@ class Loop:
         Raises:
             RuntimeError: The loop has ended.
         """
-        if self.is_closed:
-            work.close()
-            raise RuntimeError(CLOSED)
         try:
-            return self._result(asyncio.run_coroutine_threadsafe(work, self._loop))
+            return self._result(self._scheduled(work))
         except BaseException:
-            if not self.is_closed:
+            if not self._stopping.is_set():
                 # The same call may follow at once, and needs the files that this one has locked.
-                self._result(asyncio.run_coroutine_threadsafe(_cancel(work), self._loop))
+                self._result(self._scheduled(_end(work)))
             raise
+
+    def _scheduled(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        # Another thread may close the loop after it was looked at.
+        with suppress(RuntimeError):
+            if not self._stopping.is_set():
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise RuntimeError(CLOSED)
 
     def _result(self, future: Future[T]) -> T:
         """The result of work, in short waits: a signal interrupts none if its handler restarts system calls.
@@ -68,6 +82,10 @@ class Loop:
         while True:
             try:
                 return future.result(WAIT_SECONDS)
+            except CancelledError:
+                if self._stopping.is_set():
+                    raise RuntimeError(CLOSED) from None
+                raise
             except TimeoutError:
                 if future.done():
                     return future.result()
@@ -85,25 +103,30 @@ class Loop:
                 while True:
                     yield self.run(following())
         finally:
-            if not self.is_closed:
+            if not self._stopping.is_set():
                 self.run(found.aclose())
 
     def stop(self) -> None:
-        """End the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Cancel all work, and end the loop and its thread; several threads may do so."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
-        self._loop.close()
 
 
-async def _cancel(work: Coroutine[Any, Any, object]) -> None:
-    """Cancel work on this loop unless it has ended, and wait a bounded time for its end."""
-    tasks = [task for task in asyncio.all_tasks() if task.get_coro() is work]
+async def _end(work: Coroutine[Any, Any, object]) -> None:
+    """Cancel work on this loop unless it has ended."""
+    if tasks := {task for task in asyncio.all_tasks() if task.get_coro() is work}:
+        await _cancel(tasks)
+    else:
+        work.close()
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait a bounded time for their end."""
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CANCEL_SECONDS_MAX)
-    else:
-        work.close()
 
 
 class _Blocking(Generic[A]):
@@ -152,6 +175,7 @@ class Tidemill(_Blocking[AsyncTidemill]):
     ) -> None:
         """Find a service as `AsyncTidemill` does, and connect to it."""
         super().__init__(AsyncTidemill(base_url, api_key, data=data, progress=progress), Loop())
+        self._closing = threading.RLock()
         self._loop.run(self._inner.__aenter__())
 
     def __enter__(self) -> Self:
@@ -162,12 +186,13 @@ class Tidemill(_Blocking[AsyncTidemill]):
 
     def close(self) -> None:
         """Close its connections; a closed client stays closed."""
-        if self._loop.is_closed:
-            return
-        try:
-            self._loop.run(self._inner.__aexit__())
-        finally:
-            self._loop.stop()
+        with self._closing:
+            if self._loop.is_closed:
+                return
+            try:
+                self._loop.run(self._inner.__aexit__())
+            finally:
+                self._loop.stop()
 
     def submit(self, source: Source, *, key: str | None = None, **options: Unpack[BatchOptions]) -> "Batch":
         """Create a batch of a file or of lines, and return at once."""

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pyarrow as pa
-from pyarrow import ipc, parquet
+from pyarrow import ipc, parquet, types
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.frames import INDEX
-from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows
+from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, repeated
+from tidemill.tables.values import decoded, without_dictionaries
 
 BUFFER_BYTES: Final = 1 << 20
 PARQUET: Final = ".parquet"
@@ -100,9 +101,9 @@ class ColumnarSource:
                 found, count = opened.schema_arrow, int(opened.metadata.num_rows)
             else:
                 found, count = _reader(self._files.open(file)).schema, None
-        if double := sorted({name for name in found.names if found.names.count(name) > 1}):
+        if double := repeated(found.names):
             raise TableError(f"{file.name} has the column {', '.join(double)} twice")
-        fields = [pa.field(each.name, _plain_type(each.type)) for each in found]
+        fields = [pa.field(each.name, without_dictionaries(each.type)) for each in found]
         return pa.schema(fields, metadata=found.metadata), count
 
     def _plain(self, batch: pa.RecordBatch) -> Rows:
@@ -110,7 +111,8 @@ class ColumnarSource:
         faults: dict[int, str] = {}
         columns = []
         for each in self.schema:
-            column = _decoded(batch.column(each.name))
+            column = batch.column(each.name)
+            column = decoded(column, without_dictionaries(column.type))
             columns.append(column if column.type == each.type else _cast(column, each, faults))
         return Rows(pa.RecordBatch.from_arrays(columns, schema=self.schema), faults)
 
@@ -143,11 +145,7 @@ def _promoted(field: pa.Field, other: pa.Field, said: str) -> pa.Field:
         return field
     try:
         found = pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive").field(0)
-        is_fit = not _is_binary(found.type) or all(
-            _is_binary(each.type) or pa.types.is_null(each.type) for each in (field, other)
-        )
-        for each in (field, other):
-            pa.array([], each.type).cast(found.type)
+        is_fit = all(_fits(each.type, found.type) for each in (field, other))
     except pa.ArrowException:
         is_fit = False
     if not is_fit:
@@ -155,8 +153,26 @@ def _promoted(field: pa.Field, other: pa.Field, said: str) -> pa.Field:
     return found
 
 
+def _fits(kind: pa.DataType, wide: pa.DataType) -> bool:
+    """Whether a type takes the values of another, at any depth.
+
+    Raises:
+        pa.ArrowException: It takes none of them.
+    """
+    # Arrow finds out about decimals with too few digits only at a value, which may be null.
+    pa.nulls(1, kind).cast(wide)
+    if types.is_null(kind):
+        return True
+    if types.is_struct(kind):
+        return all(_fits(each.type, wide.field(each.name).type) for each in kind)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _fits(kind.value_type, wide.value_type)
+    is_signed = types.is_uint64(kind) and types.is_signed_integer(wide)
+    return not is_signed and (_is_binary(kind) or not _is_binary(wide))
+
+
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
 def _cast(column: pa.Array, field: pa.Field, faults: dict[int, str]) -> pa.Array:
@@ -179,11 +195,3 @@ def _reader(file: Any) -> Any:
     head = file.read(len(_MAGIC))
     file.seek(0)
     return ipc.open_file(file) if head == _MAGIC else ipc.open_stream(file)
-
-
-def _plain_type(found: pa.DataType) -> pa.DataType:
-    return found.value_type if pa.types.is_dictionary(found) else found
-
-
-def _decoded(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

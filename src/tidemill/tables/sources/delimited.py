@@ -6,13 +6,14 @@ import io
 import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice, tee
 from typing import Final, TextIO
 
 import pyarrow as pa
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
-from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
+from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, repeated, skipped
 
 SUFFIXES: Final = frozenset({".csv", ".tsv", ".tab"})
 CELL_CHARS_MAX: Final = 16 << 20
@@ -20,7 +21,11 @@ COLUMNS_MAX: Final = 10_000
 SHOWN_CHARS: Final = 200
 REREAD_CHARS_MAX: Final = 256 << 20
 """Characters that are read again after rows whose quotes are wrong, in a whole file."""
-_QUOTED: Final = re.compile(r'"[^"]*"?')
+SAMPLE_ROWS: Final = 20
+SAMPLE_CHARS: Final = 1 << 20
+"""The beginning of a file that shows its delimiter."""
+_COMMAS: Final = ",;\t"
+"""The delimiters of a CSV; of those that fit equally well the first one is taken."""
 _COMMA_LINE: Final = re.compile(r'"?sep=([,;\t|])"?\r?\n?\Z')
 """A first line by which a file tells Excel its delimiter."""
 _DAMAGE: Final = "\udc80"
@@ -58,7 +63,7 @@ class DelimitedSource:
             raise TableError(f"{file.name}: the first row must have the names of 1 to {COLUMNS_MAX:,} columns")
         if (fault := fault or self._fault(names, len(names))) is not None:
             raise TableError(f"{file.name}, line {self._skipped + 1}: {fault}")
-        if double := sorted({name for name in names if name and names.count(name) > 1}):
+        if double := repeated(filter(None, names)):
             raise TableError(f"{file.name}: the first row must name each column once, but has {double} twice")
         self.kept = _named(names)
         self.schema = pa.schema([pa.field(name, pa.string()) for name in self.kept])
@@ -91,7 +96,6 @@ class DelimitedSource:
 
     def _cells(self) -> Iterator[Cells]:
         """The rows that are not blank."""
-        csv.field_size_limit(CELL_CHARS_MAX)
         with failures(self._file.name), self._text() as text:
             lines = _Lines(text)
             for _ in range(self._skipped):
@@ -159,6 +163,7 @@ def _records(lines: _Lines, comma: str) -> Iterator[Cells]:
     A quote that does not end its cell may have begun one that has no end. So only the line with which such a row
     begins is faulty, and the reader goes on with the next line.
     """
+    csv.field_size_limit(CELL_CHARS_MAX)
     reader = csv.reader(lines, delimiter=comma, strict=True)
     while True:
         line, fault = lines.begin(), None
@@ -184,23 +189,49 @@ def _leniently(line: str, comma: str) -> list[str]:
 
 
 def _delimiter(text: TextIO) -> tuple[str, int]:
-    """The delimiter of a CSV, and how many lines precede its header."""
+    """The delimiter of a CSV, and how many lines precede its header.
+
+    Without a line for Excel it is the one by which most of the first rows have as many cells as the header.
+    """
+    skipped = 0
     while (head := text.readline(CELL_CHARS_MAX)) and not head.strip("\r\n"):
-        pass
+        skipped += 1
     if (match := _COMMA_LINE.match(head)) is not None:
-        return match[1], 1
-    # A name may have line breaks in it.
-    while head.count('"') % 2 and len(head) < CELL_CHARS_MAX and (more := text.readline(CELL_CHARS_MAX)):
-        head += more
-    return max(",;\t", key=_QUOTED.sub("", head).count), 0
+        return match[1], skipped + 1
+    samples = tee(_sample(head, text), len(_COMMAS))
+    fits = {comma: _fit(lines, comma) for comma, lines in zip(_COMMAS, samples, strict=True)}
+    return max(_COMMAS, key=fits.__getitem__), skipped
+
+
+def _sample(line: str, text: TextIO) -> Iterator[str]:
+    left = SAMPLE_CHARS
+    while line and left > 0:
+        yield line[:left]
+        left -= len(line)
+        line = text.readline(max(left, 0))
+
+
+def _fit(lines: Iterator[str], comma: str) -> tuple[int, int]:
+    """How many of the first rows have as many cells as the header by this delimiter, and how it fits the header.
+
+    A quote inside a name tells that a delimiter may have split a quoted name.
+    """
+    records = _records(_Lines(lines), comma)
+    _, names, fault = next(records, (0, [], None))
+    if len(names) < 2 or fault is not None:  # noqa: PLR2004
+        return 0, 0
+    found = islice(records, SAMPLE_ROWS)
+    count = sum(len(row) == len(names) and fault is None for _, row, fault in found)
+    return 1 + count, -sum('"' in name for name in names)
 
 
 def _named(names: list[str]) -> tuple[str, ...]:
     """The names of the columns; one without a name, as pandas writes its index, is `column_1` by its place."""
     found: list[str] = []
+    given = set(names)
     for at, name in enumerate(names, start=1):
         new = name or f"column_{at}"
-        while not name and new in names:
+        while not name and new in given:
             new += "_"
         found.append(new)
     return tuple(found)

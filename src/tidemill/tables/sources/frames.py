@@ -10,6 +10,7 @@ from pyarrow import types
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.rows import ROWS_MAX, Rows
+from tidemill.tables.values import decoded, mapped, without_dictionaries
 
 INDEX: Final = "__index_level_"
 """How pandas names the columns of an index that has no name."""
@@ -89,12 +90,26 @@ def _arrow(frame: Any) -> pa.Table:
 def _read(frame: Any) -> pa.Table:
     match _library(frame):
         case "pandas":
-            # Without `preserve_index` an index of evenly spaced numbers is no column.
-            return pa.Table.from_pandas(_without_spans(frame), preserve_index=True)
+            frame = _without_spans(_with_named_levels(frame))
+            # With None an index of evenly spaced numbers is no column.
+            return pa.Table.from_pandas(frame, preserve_index=any(name is not None for name in frame.index.names))
         case "polars":
             if any(kind == sys.modules["polars"].Object for kind in frame.dtypes):
                 raise TypeError("a Python object is not data")
     return pa.table(frame)
+
+
+def _with_named_levels(frame: Any) -> Any:
+    """A frame of pandas without the levels of its index that have no name, which are no columns."""
+    unnamed = [at for at, name in enumerate(frame.index.names) if name is None]
+    if not unnamed:
+        return frame
+    frame = frame.copy(deep=False)
+    if len(unnamed) < frame.index.nlevels:
+        frame.index = frame.index.droplevel(unnamed)
+    else:
+        frame.index = sys.modules["pandas"].RangeIndex(len(frame))
+    return frame
 
 
 def _without_spans(frame: Any) -> Any:
@@ -114,7 +129,12 @@ def _is_span(kind: Any) -> bool:
 
 
 def _place(frame: Any) -> str:
-    """The first column of a frame that cannot be read."""
+    """The index or the first column of a frame that cannot be read."""
+    if _library(frame) == "pandas":
+        try:
+            _read(frame[[]])
+        except _FAULTS:
+            return f", index {', '.join(str(name) for name in frame.index.names if name is not None)},"
     for name in frame.columns if _library(frame) else ():
         try:
             _read(frame[[name]])
@@ -135,47 +155,21 @@ def _plain(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """
     kind = _plain_type(column.type)
     try:
-        plain = pa.chunked_array([_plain_chunk(chunk, kind) for chunk in column.chunks], kind)
+        plain = pa.chunked_array([decoded(chunk, kind) for chunk in column.chunks], kind)
         plain.validate()
     except _FAULTS as error:
         raise TableError(f"the column {name} is {column.type}, which cannot be read: {_reason(error)}") from error
     return plain
 
 
-def _plain_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
-    if chunk.type == kind:
-        return chunk
-    if types.is_dictionary(chunk.type):
-        return _plain_chunk(chunk.dictionary, kind).take(chunk.indices)
-    try:
-        return chunk.cast(kind)
-    except pa.ArrowNotImplementedError:
-        # Dictionaries within lists and structs.
-        return pa.array(chunk.to_pylist(), kind)
-
-
 def _plain_type(found: pa.DataType) -> pa.DataType:
-    kind = found
-    if types.is_dictionary(found):
-        kind = _plain_type(found.value_type)
-    elif types.is_string(found) or types.is_string_view(found):
-        kind = pa.large_string()
-    elif types.is_binary(found) or types.is_binary_view(found):
-        kind = pa.large_binary()
-    elif types.is_struct(found):
-        kind = pa.struct([each.with_type(_plain_type(each.type)) for each in found])
-    elif types.is_map(found):
-        kind = pa.map_(_plain_type(found.key_type), _plain_type(found.item_type))
-    elif types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found):
-        kind = _plain_list(found)
-    return kind
+    return mapped(without_dictionaries(found), _long)
 
 
-def _plain_list(found: pa.DataType) -> pa.DataType:
-    item = found.value_field.with_type(_plain_type(found.value_type))
-    if types.is_fixed_size_list(found):
-        return pa.list_(item, found.list_size)
-    return pa.large_list(item) if types.is_large_list(found) else pa.list_(item)
+def _long(kind: pa.DataType) -> pa.DataType:
+    if types.is_string(kind) or types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if types.is_binary(kind) or types.is_binary_view(kind) else kind
 
 
 def _digest(table: pa.Table) -> str:

@@ -67,13 +67,13 @@ class ObjectSource:
             if fault is not None:
                 faults[len(rows)] = f"line {line.number}: {fault}"
             rows.append({name: fitted(row.get(name), kind) for name, kind in self._kinds.items()})
-            own.append(self._names.completed(row))
+            own.append(row)
             size += len(line.data or b"")
             if len(rows) == ROWS_MAX or size > BATCH_BYTES:
-                yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own)
+                yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own, self._names)
                 rows, own, faults, size = [], [], {}, 0
         if rows:
-            yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own)
+            yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own, self._names)
 
     def _lines(self) -> Iterator[Line]:
         splitter = Splitter(LINE_BYTES_MAX)
