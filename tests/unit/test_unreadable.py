@@ -13,7 +13,7 @@ from support.trust import VERIFIER
 from tidemill.api.reruns import replay_spool
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.servers.load import Loads
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import COMMANDS, UsageError
 from tidemill.client.runs import journal, paths
 from tidemill.configuration.catalog import PARTITIONS, Fold
 from tidemill.configuration.projects import Limits
@@ -107,7 +107,8 @@ def plan(tmp_path):
 
     def read(data):
         (tmp_path / "plan.json").write_bytes(data)
-        return journal.Journal.plan(SimpleNamespace(_plan=tmp_path / "plan.json", folder=tmp_path), None)
+        begun = SimpleNamespace(_plan=tmp_path / "plan.json", folder=tmp_path, _wording=COMMANDS)
+        return journal.Journal.plan(begun, None)
 
     return read
 
