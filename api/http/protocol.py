@@ -265,6 +265,8 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no HTTP; the answer leaves out the parser's message, which may quote them."""
         del msg
+        # The end of a body in the same piece, after its answer, has set this to zero.
+        self._framing = max(self._framing, 1)
         self._refuse(self._fault or errors.invalid("The request is not valid HTTP."), "invalid")
 
     def _refuse(self, error: ApiError, reason: str) -> None:

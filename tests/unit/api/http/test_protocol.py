@@ -24,6 +24,7 @@ FILE = LINE + b"\n" * (16 * MIB)
 SECONDS_MAX = 30
 ORIGIN = "https://app.example.com"
 KEY = {"authorization": "Bearer key-of-p"}
+MANY = b"x: y\r\n" * (protocol.HEADERS_MAX + 1)
 
 
 @pytest.fixture
@@ -92,6 +93,25 @@ async def test_a_body_after_its_answer_has_a_bound(address, monkeypatch):
         with pytest.raises(ConnectionError):
             await loop.sock_sendall(raw, bytes(64 * MIB))
     assert closed("late") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n", b"414"),
+        (b"GET /livez HTTP/1.1\r\n" + MANY + b"\r\n", b"431"),
+        (b"no HTTP\r\n", b"400"),
+    ],
+    ids=["URL", "headers", "no HTTP"],
+)
+async def test_a_refused_head_behind_a_late_body_is_answered(address, head, status):
+    """The body of the request before it may arrive after that request's answer, with the head in one piece."""
+    loop, late = asyncio.get_running_loop(), b"{}"
+    first = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(late)
+    async with asyncio.timeout(SECONDS_MAX), connected(address, first) as raw:
+        assert (await loop.sock_recv(raw, MIB)).startswith(b"HTTP/1.1 401")
+        await loop.sock_sendall(raw, late + head)
+        assert (await loop.sock_recv(raw, MIB)).split()[1] == status
 
 
 async def test_bodies_after_their_answers_share_a_rate(address, monkeypatch):
@@ -164,7 +184,6 @@ async def test_unread_answers_share_a_bound(address, serving, monkeypatch):
 
 
 KEY_LINE = b"Authorization: Bearer key-of-p\r\n"
-MANY = b"x: y\r\n" * (protocol.HEADERS_MAX + 1)
 
 
 @pytest.mark.parametrize(
