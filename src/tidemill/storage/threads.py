@@ -46,11 +46,18 @@ class Threads:
         while True:
             future, call = self._calls.get()
             if future.set_running_or_notify_cancel():
+                answer: Callable[[Any], None] = future.set_result
                 try:
-                    future.set_result(call())
+                    result = call()
                 except BaseException as error:  # noqa: BLE001  the caller gets it
-                    future.set_exception(error)
-            del future, call
+                    answer, result = future.set_exception, error
+                # First: the caller may go on before this thread does, and its arguments may be large.
+                del call
+                answer(result)
+                del answer, result
+            else:
+                del call
+            del future
             self._idle.release()
 
 

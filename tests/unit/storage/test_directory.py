@@ -4,9 +4,10 @@ import asyncio
 import errno
 import os
 import threading
+import weakref
 
 import pytest
-from support.waiting import WAIT_SECONDS_MAX, until
+from support.waiting import WAIT_SECONDS_MAX, until, wait_until
 
 from tidemill.schemas.ports import once
 from tidemill.storage import directory
@@ -140,3 +141,20 @@ async def test_a_call_that_waits_for_a_thread_is_never_made(store, tmp_path, mon
         await looking
     assert files(tmp_path) == []
     assert not disk.opened
+
+
+def test_a_thread_keeps_nothing_of_a_call_that_has_ended():
+    """Its caller goes on with the next megabyte, perhaps before the thread does."""
+    go_on, kept = threading.Event(), []
+
+    class Data:
+        def use(self):
+            go_on.wait(WAIT_SECONDS_MAX)
+
+    data = Data()
+    future, known = Threads(1).submit(Data.use, data), weakref.ref(data)
+    del data
+    future.add_done_callback(lambda _: kept.append(known()))
+    go_on.set()
+    wait_until(lambda: kept, "the end of the call")
+    assert kept == [None]
