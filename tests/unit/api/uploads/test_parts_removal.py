@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from support.dependencies import NOW, ManualClock, client_of, open_dependencies, with_settings
+from support.dependencies import NOW, client_of, with_settings
 from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.api import lookup
@@ -27,16 +27,9 @@ WISH = {"filename": "f", "purpose": "batch", "bytes": 3 * len(LINE), "mime_type"
 
 
 @pytest.fixture
-def clock():
-    """The clock of the api."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def deps(tmp_path, clock):
+async def deps(deps):
     """The project has room for three parts, and no byte more."""
-    async with open_dependencies(tmp_path, clock) as deps:
-        yield with_settings(deps, Settings(limits={"bytes_stored_max": 3 * PART_COST}))
+    return with_settings(deps, Settings(limits={"bytes_stored_max": 3 * PART_COST}))
 
 
 def failing(deps) -> pytest.MonkeyPatch:
