@@ -52,6 +52,7 @@ def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
 
 
 def _beyond(param: str, bound: int, value: int, *, code: str, fault: str) -> ApiError:
+    """A field is beyond its bound; `value` is the number or the length that it has."""
     return invalid_param(param, fault.format(bound, value), code=code)
 
 
@@ -81,7 +82,6 @@ array_too_long = functools.partial(
     code="array_above_max_length",
     fault="array too long. Expected an array with maximum length {}, but got an array with length {} instead.",
 )
-"""A field is beyond its bound; all take the field, its bound, and the value or the length that it has."""
 
 
 def wrong_purpose(purpose: str) -> ApiError:
