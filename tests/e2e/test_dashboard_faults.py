@@ -192,6 +192,8 @@ def test_a_dialog_closes_at_a_click_beside_it(page):
     go(page, "/keys")
     dialog = page.get_by_role("dialog", name="New key")
     button(page, "New key").click()
+    # The mouse clicks at a place, and so does not wait for the dialog as the locators do.
+    expect(dialog).to_be_visible()
     page.mouse.click(5, 300)
     expect(dialog).to_have_count(0)
     asked = held(page, "**/v1/admin/keys")

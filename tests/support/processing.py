@@ -150,13 +150,17 @@ class Rig:
         lines: int,
         *,
         pack: int = 8,
+        same_key: int = 64,
         seconds: float = 600,
         url: str = "/v1/chat/completions",
         project: str = "p",
         express: bool = False,
         model: str | None = None,
     ) -> str:
-        """Publish a batch whose line `n` says `<batch> n`; returns its id."""
+        """Publish a batch whose line `n` says `<batch> n`; returns its id.
+
+        `same_key` lines in a row have the same key, so they are in one partition.
+        """
         batch_id = ids.new_batch_id()
         await self.say(batch_id, Status.IN_PROGRESS, model)
         for first in range(0, lines, pack):
@@ -164,7 +168,7 @@ class Rig:
             await self.send(
                 b"".join(texts),
                 self.head(batch_id, first, seconds, url, project=project),
-                key=f"{batch_id}/{first // 64}",
+                key=f"{batch_id}/{first // same_key}",
                 express=express,
                 model=model,
             )

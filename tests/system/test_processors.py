@@ -216,24 +216,28 @@ async def test_a_rebalance_repeats_no_call(few, backend):
 async def test_a_rebalance_neither_waits_for_long_calls_nor_repeats_them(few, backend):
     """Other partitions go on at once, and those whose lines are in flight once their calls have ended."""
     called = set()
+    pause = 0.5
 
     def slow_at_first(body, _):
         called.add(number := word(body)[1])
-        return Behaviour(latency_seconds=WAIT_SECONDS if number < 4 else 0.5)
+        return Behaviour(latency_seconds=WAIT_SECONDS if number < 4 else pause)
 
     await few.process().ready()
     backend.rule = slow_at_first
-    batch_id = await few.batch(400, pack=1)
+    # The four long calls are of one partition; all partitions have many of the other lines. However the two
+    # processes share the partitions, and half of the calls in flight each, one of them can go on.
+    batch_id = await few.batch(1_000, pack=1, same_key=4)
     # Which partition comes first is open.
     await until(lambda: len(called) > 40 and called.issuperset(range(4)), "the long calls among others")
     await few.process().ready()
+    pause = 0.01
     assert backend.in_flight >= 4
     calls = backend.calls
     await until(lambda: backend.calls > calls + 20, "further calls")
     assert backend.in_flight >= 4
     backend.hurry()
-    await few.collect(batch_id, 400)
-    assert (backend.calls, backend.repeats) == (400, 0)
+    await few.collect(batch_id, 1_000)
+    assert (backend.calls, backend.repeats) == (1_000, 0)
     assert backend.in_flight_max == 8
 
 
