@@ -121,6 +121,8 @@ class Positions:
         """When records were written that it has fetched and not delivered, Unix seconds."""
         self._of_fetch = self._begins, self._gaps, self._fetched_to
         self._states = self._next, self._untaken, *self._of_fetch
+        self._moves = 0
+        """How often the client's place was set: a fetch meanwhile may have begun before or after it."""
 
     def expect(self, tp: Any, offset: int) -> None:
         """Expect an added partition's first record at this offset."""
@@ -143,6 +145,7 @@ class Positions:
     async def seek(self, tp: Any, offset: int) -> None:
         """Seek."""
         await self._seek(tp, offset)
+        self._moves += 1
         self._next[tp] = offset
         for state in self._of_fetch:
             state.pop(tp, None)
@@ -150,13 +153,15 @@ class Positions:
     async def seek_to_committed(self) -> Any:
         """Seek in all partitions; returns the committed offsets."""
         committed = await self._seek_to_committed()
+        self._moves += 1
         for state in self._of_fetch:
             state.clear()
         self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
         return committed
 
     def stop_flow(self) -> None:
-        """Stop the flow, and expect no records."""
+        """Stop the flow, and expect no records: the client's place may change without a seek."""
+        self._moves += 1
         for state in self._states:
             state.clear()
         self._stop_flow()
@@ -178,9 +183,14 @@ class Positions:
 
     async def wait_next_records(self, seconds: float) -> Any:
         """Wait for the records of a fetch, and note between which offsets the log has none."""
+        moves = self._moves
         found = await self._wait_next_records(seconds)
         for tp, records in (found[0] or {}).items():
             if not records:
+                continue
+            if moves != self._moves:
+                for state in self._begins, self._gaps:
+                    state.pop(tp, None)
                 continue
             if (begin := self._begins.get(tp)) is None:
                 self._gaps.pop(tp, None)

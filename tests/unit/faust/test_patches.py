@@ -232,6 +232,33 @@ async def test_a_topic_created_anew_ends_the_process():
         await anext(consumer.getmany(timeout=1.0))
 
 
+@pytest.mark.parametrize("move", ["seek", "seek_to_committed", "stop_flow"])
+async def test_a_fetch_that_comes_after_a_move_of_the_client_is_no_new_topic(move):
+    """It began before a rebalance, and the next one brings its records again."""
+    consumer, tp = Consumer(committed=0), TP("t", 0)
+    plain, arrives = consumer._wait_next_records, asyncio.Event()
+
+    async def late(seconds):
+        found = await plain(seconds)
+        await arrives.wait()
+        return found
+
+    consumer._wait_next_records = late
+    go_back(consumer, TRANSIENT)
+    await consumer.seek(tp, 0)
+    first = asyncio.create_task(anext(fetching := consumer.getmany(timeout=1.0)))
+    await until(lambda: consumer.fetches)
+    consumer.place = 0
+    await {"seek": lambda: consumer.seek(tp, 0), "stop_flow": lambda: asyncio.to_thread(consumer.stop_flow)}.get(
+        move, consumer.seek_to_committed
+    )()
+    arrives.set()
+    found = [(await first)[1].offset] + [message.offset async for _, message in fetching]
+    for _ in range(8):
+        found += [message.offset async for _, message in consumer.getmany(timeout=1.0)]
+    assert found == [0, 1, 2, *range(20)]
+
+
 class Message:
     """A record that was delivered."""
 
