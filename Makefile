@@ -35,7 +35,7 @@ check: lint  ## lint, then run the unit tests: needs no broker
 	$(BIN)/pytest -q tests/unit
 
 test: setup  ## run all tests, with a real Kafka, a real S3 server and the real SDKs
-	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 measures: setup  ## sizes, complexity, imports and words of the source; OF=FOLDER measures another checkout
 	@$(BIN)/python tests/measures.py $(OF)

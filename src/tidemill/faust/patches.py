@@ -276,15 +276,22 @@ def check_no_partitions(consumer: Any) -> None:
     consumer.verify_all_partitions_active = verify
 
 
-def fetch_briefly(fetcher: Any) -> None:
-    """Shorten an aiokafka fetcher's fetches that omit partitions, and let it rest when idle; acts only once."""
+def fetch_briefly(consumer: Any) -> None:
+    """Shorten a client's fetches that omit partitions with untaken records, and let it rest when idle.
+
+    A partition that the app does not read counts for nothing: it has untaken records for as long as the app has
+    its partitions, as those of a changelog that were fetched after its recovery. It acts once for each client.
+    """
+    fetcher = consumer._thread._consumer._fetcher  # noqa: SLF001  not public
     if getattr(fetcher, "is_brief", False):
         return
-    actions = fetcher._get_actions_per_node  # noqa: SLF001  not public
+    actions = fetcher._get_actions_per_node  # noqa: SLF001
 
     def brief(assignment: Any) -> Any:
         requests, *others = actions(assignment)
-        if fetcher._records:  # noqa: SLF001  a fetch omits partitions with records
+        active, full = consumer._active_partitions, consumer._buffered_partitions  # noqa: SLF001
+        # A fetch omits partitions with records.
+        if any(tp in active or tp in full for tp in fetcher._records):  # noqa: SLF001
             for _, request in requests:
                 request._max_wait_ms = BRIEF_MS  # noqa: SLF001
         return requests, *others

@@ -85,9 +85,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         return min((at for at in (unfinished(), untaken) if at is not None), default=None)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
-        consumer = self.consumer._thread._consumer  # noqa: SLF001  not public
-        track_membership(consumer._coordinator, self.membership)  # noqa: SLF001
-        fetch_briefly(consumer._fetcher)  # noqa: SLF001
+        track_membership(self.consumer._thread._consumer._coordinator, self.membership)  # noqa: SLF001  not public
+        fetch_briefly(self.consumer)
 
     @functools.cached_property
     def flow_control(self) -> Flow:

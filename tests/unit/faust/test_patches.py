@@ -89,14 +89,21 @@ class Client:
     cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
 
 
-async def waits_ms(held, tmp_path):
-    """How long the broker may wait in the next fetch, while the partitions `held` have records not yet taken."""
+async def waits_ms(held, tmp_path, *, active=(0, 1, 2), full=()):
+    """How long the broker may wait in the next fetch, while the partitions `held` have records not yet taken.
+
+    The app reads the partitions `active`, and has no room for those of `full`.
+    """
     app = create_app("flow", Settings(), kafka="127.0.0.1:9", state=tmp_path)
     partitions = [TopicPartition("requests", number) for number in range(3)]
     subscriptions = SubscriptionState()
     fetcher = Fetcher(Client(), subscriptions, fetch_max_wait_ms=1500)
     consumer = SimpleNamespace(_fetcher=fetcher, _coordinator=SimpleNamespace(is_tracked=True))
-    app.consumer = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
+    app.consumer = SimpleNamespace(
+        _thread=SimpleNamespace(_consumer=consumer),
+        _active_partitions={TP(*partitions[number]) for number in active},
+        _buffered_partitions={TP(*partitions[number]) for number in full},
+    )
     for _ in range(2):
         await app._joined()
     subscriptions.assign_from_user(partitions)
@@ -113,6 +120,12 @@ async def test_a_fetch_that_omits_partitions_waits_briefly(tmp_path):
     """The next fetch after it reads them."""
     assert await waits_ms(0, tmp_path) == 1500
     assert [await waits_ms(held, tmp_path) for held in (1, 2)] == [BRIEF_MS, BRIEF_MS]
+    assert await waits_ms(1, tmp_path, active=(1, 2), full=(0,)) == BRIEF_MS
+
+
+async def test_untaken_records_of_a_partition_that_is_not_read_shorten_no_fetch(tmp_path):
+    """The client has fetched from a changelog after its recovery: nobody takes these records."""
+    assert await waits_ms(1, tmp_path, active=(1, 2)) == 1500
 
 
 class Consumer:
