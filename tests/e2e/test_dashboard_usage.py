@@ -128,7 +128,7 @@ def test_a_chart_has_a_bar_for_each_day(page):
     today, before = (time.strftime("%Y-%m-%d", time.gmtime(midnight(ago))) for ago in (0, 2))
     last = "".join([today, f"{HOSTILE} 0", "m7 7", "m6 6", "m5 5", "m4 4", "3 others 6", "All 28", "lines"])
     expect(legend).to_have_text(last)
-    plot = page.get_by_role("img", name=re.compile("Lines by day"))
+    plot = page.get_by_role("slider", name=re.compile("Lines by day"))
     for _ in range(2):
         plot.press("ArrowLeft")
     second = "".join([before, f"{HOSTILE} 100", "m7 0", "m6 0", "m5 0", "m4 0", "3 others 0", "All 100", "lines"])

@@ -4,6 +4,8 @@ import { brief, clock, DAY, day } from "../core/format.js";
 import { isSystemDark, theme, zone } from "../core/prefs.js";
 import { html, useEffect, useRef, useState } from "../core/view.js";
 
+/** Points that a key moves by. */
+const STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -Infinity, End: Infinity };
 /** Seconds of a chart whose axis shows seconds. */
 const SHORT = 600;
 let loading = null;
@@ -33,7 +35,34 @@ function colour(element, name) {
   return found;
 }
 
-const withAlpha = (found, alpha) => found.replace(/^rgb\(/, "rgba(").replace(/\)$/, `, ${alpha})`);
+/** The angles of the stripes of areas, from below to above, so that colour never stands alone; the first has none. */
+const ANGLES = [null, 45, 135, 90, 0, 22];
+const angleOf = (series, one) => ANGLES[series.filter(({ isLine }) => !isLine).indexOf(one)] ?? null;
+const STRIPE = 6;
+
+/** What fills an area, `soft` from 0 to 1 between its stripes. @returns {string|CanvasPattern} */
+function filled(holder, tone, angle, soft) {
+  const tile = document.createElement("canvas");
+  const size = Math.round(STRIPE * devicePixelRatio);
+  tile.width = tile.height = size;
+  const paint = tile.getContext("2d");
+  // A bar hides the higher ones behind it.
+  paint.fillStyle = colour(holder, "surface");
+  if (soft > 0.3) paint.fillRect(0, 0, size, size);
+  paint.fillStyle = colour(holder, tone);
+  paint.globalAlpha = angle === null && soft > 0.3 ? 1 : soft;
+  paint.fillRect(0, 0, size, size);
+  paint.globalAlpha = 1;
+  if (angle !== null) paint.fillRect(0, 0, size, size / 3);
+  const pattern = paint.createPattern(tile, "repeat");
+  pattern.setTransform(new DOMMatrix().rotate(angle ?? 0));
+  return pattern;
+}
+
+/** The same in the legend. */
+const swatch = (tone, angle) => ({
+  background: angle === null ? `var(--${tone})` : `repeating-linear-gradient(${angle}deg, var(--${tone}) 0 2px, color-mix(in srgb, var(--${tone}) 25%, var(--surface)) 2px 4px)`,
+});
 
 /** The series in drawing order: areas from the top down, so that lower ones stay visible, then lines. */
 const drawn = (series) => [...series.filter(({ isLine }) => !isLine).reverse(), ...series.filter(({ isLine }) => isLine)];
@@ -50,7 +79,7 @@ function stacked(series) {
 }
 
 /**
- * A chart over time. Arrow keys move through its points, and the values stand below it.
+ * A chart over time. It is a slider through its points, whose values stand below it.
  * @param {object} props
  * @param {string} props.title
  * @param {string} props.unit Of the values, as "lines/s".
@@ -91,7 +120,7 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
   }, [shape]);
   useEffect(() => chart.current?.setData(data), [times, series]);
   function step(event) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const by = STEPS[event.key];
     if (!by || !times.length) return;
     event.preventDefault();
     const next = Math.min(times.length - 1, Math.max(0, shown + by));
@@ -99,18 +128,21 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
     uPlot?.setCursor({ left: uPlot.valToPos(times[next], "x"), top: 10 });
     setPlace(next);
   }
+  const at = times.length ? (isByDay ? day : clock)(times[shown], 8) : "";
+  const valueOf = ({ values }) => (typeof values[shown] === "number" ? show(values[shown]) : "–");
   return html`
     <figure class="chart">
       ${fault && html`<p class="bad" role="alert">${fault}</p>`}
-      <div class="plot" ref=${holder} style=${{ height: `${height}px` }} role="img" tabindex="0"
-        aria-label=${`${title}, ${unit}; the arrow keys move through it`} onKeyDown=${step} />
+      <div class="plot" ref=${holder} style=${{ height: `${height}px` }} role="slider" tabindex="0"
+        aria-label=${`${title}, ${unit}`} aria-valuemin="0" aria-valuemax=${Math.max(0, times.length - 1)} aria-valuenow=${Math.max(0, shown)}
+        aria-valuetext=${[at, ...series.map((one) => `${one.title} ${valueOf(one)}`)].join(", ")} onKeyDown=${step} />
       <figcaption class="legend">
-        <span class="at">${times.length ? (isByDay ? day : clock)(times[shown], 8) : ""}</span>
+        <span class="at">${at}</span>
         ${series.map(
-          ({ title: name, colour: tone, values, isLine }) => html`
-            <span key=${tone} class="entry" title=${name}>
-              <i class=${isLine ? "swatch line" : "swatch"} style=${{ background: `var(--${tone})` }} />
-              <span class="clip">${name}</span> <b>${values[shown] === null || values[shown] === undefined ? "–" : show(values[shown])}</b>
+          (one) => html`
+            <span key=${one.colour} class="entry" title=${one.title}>
+              <i class=${one.isLine ? "swatch line" : "swatch"} style=${swatch(one.colour, angleOf(series, one))} />
+              <span class="clip">${one.title}</span> <b>${valueOf(one)}</b>
             </span>
           `,
         )}
@@ -157,14 +189,14 @@ function options({ holder, series, height, unit, right, isByDay, setPlace }) {
     bands: days ? [] : series.filter(({ isLine }) => !isLine).slice(1).map((_, place) => ({ series: [place + 1, place + 2] })),
     series: [
       {},
-      ...drawn(series).map(({ title, colour: tone, isLine, isRight }) => ({
+      ...drawn(series).map((one) => ({ ...one, angle: angleOf(series, one) })).map(({ title, colour: tone, isLine, isRight, angle }) => ({
         label: `${title} (${isRight ? right : unit})`,
         scale: isRight ? "right" : "y",
         spanGaps: !isLine,
         stroke: colour(holder, tone),
         width: 1.5,
         dash: isLine ? [5, 4] : undefined,
-        fill: isLine ? undefined : withAlpha(colour(holder, tone), days ? 1 : 0.22),
+        fill: isLine ? undefined : filled(holder, tone, angle, days ? 0.4 : 0.2),
         points: { show: false },
         ...days?.bar,
       })),

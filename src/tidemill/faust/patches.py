@@ -1,12 +1,17 @@
-"""Corrects how Faust 0.15.3 delivers records around a rebalance, where it loses records in three ways.
+"""Corrects how Faust 0.15.3 delivers records around a rebalance, where it loses records in four ways.
 
 1. After the recovery of new partitions' tables it seeks to the committed offsets, resumes the flow of records, and
    then calls `resume()` a second time, which empties the queues of all agents. No stage reads the records in them
    again, and the commit stays before them (`Flow`).
 2. It seeks only in partitions with a committed offset. In others, records that were fetched and dropped before the
-   seek are missing (`seek_all`).
-3. It drops the result of a fetch that began before a rebalance, even if the fetch read from the new position. It
-   then takes the missing records for a gap in the topic, acknowledges them, and commits past them (`go_back`).
+   seek are missing.
+3. In an app with tables it resumes the partitions before it seeks in them, in one after the other, with a request
+   for each. Records that come meanwhile may be later than others, which it has dropped: a stage would acknowledge
+   them first.
+4. It drops the result of a fetch that began before a rebalance, even if the fetch read from the new position. It
+   then takes the missing records for a gap in the topic, acknowledges them, and commits past them.
+
+`go_back` corrects the last three.
 
 After the first record of a partition it overlooks a real gap, and never commits again; of any other gap it lists
 all offsets, 68 MiB for a million (`commit_in_order`). Of a topic that is created anew it drops the first records
@@ -57,22 +62,8 @@ class LogReset(RuntimeError):
     """A partition has lost the records that come next: its topic was created anew, or its log was cut off."""
 
 
-def seek_all(consumer: Any) -> None:
-    """Make the consumer seek in every assigned partition, also without a committed offset."""
-    seek = consumer.seek_to_committed
-
-    async def seek_to_committed() -> Any:
-        committed = await seek()
-        if uncommitted := [tp for tp, offset in committed.items() if not offset or offset < 0]:
-            for tp, offset in (await consumer.earliest_offsets(*uncommitted)).items():
-                await consumer.seek(tp, offset)
-        return committed
-
-    consumer.seek_to_committed = seek_to_committed
-
-
 def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions":
-    """Make the consumer seek back to records that it may have skipped.
+    """Make the consumer seek in all partitions at once, deliver no record before that, and read what it skipped.
 
     If the client's fetch began where Faust was, or does so after the seek, and brings the same record first,
     the log has no other before it: transactions, compaction and batches that cannot be decompressed leave gaps.
@@ -107,9 +98,10 @@ class Positions:
 
     def __init__(self, consumer: Any, transient: tuple[type[Exception], ...]) -> None:
         self._consumer, self._transient = consumer, transient
-        self._seek, self._seek_to_committed = consumer.seek, consumer.seek_to_committed
+        self._seek = consumer.seek
         self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
         self._next: dict[Any, int] = {}
+        """Without those of partitions in which a seek is due: none of their records is delivered before it."""
         self._wait_next_records = consumer._wait_next_records  # noqa: SLF001  not public
         self._begins: dict[Any, int] = {}
         """Where the client's next fetch begins, if that is certain."""
@@ -121,8 +113,8 @@ class Positions:
         """When records were written that it has fetched and not delivered, Unix seconds."""
         self._of_fetch = self._begins, self._gaps, self._fetched_to
         self._states = self._next, self._untaken, *self._of_fetch
-        self._moves = 0
-        """How often the client's place was set: a fetch meanwhile may have begun before or after it."""
+        self._seeks = 0
+        """Seeks in all partitions, and stops of the flow, which come before one."""
 
     def expect(self, tp: Any, offset: int) -> None:
         """Expect an added partition's first record at this offset."""
@@ -145,23 +137,33 @@ class Positions:
     async def seek(self, tp: Any, offset: int) -> None:
         """Seek."""
         await self._seek(tp, offset)
-        self._moves += 1
-        self._next[tp] = offset
-        for state in self._of_fetch:
-            state.pop(tp, None)
+        self._begin(tp, offset)
 
-    async def seek_to_committed(self) -> Any:
-        """Seek in all partitions; returns the committed offsets."""
-        committed = await self._seek_to_committed()
-        self._moves += 1
-        for state in self._of_fetch:
-            state.clear()
-        self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
+    async def seek_to_committed(self) -> dict[Any, int | None]:
+        """Seek in all partitions to their committed offsets, which it returns, or to their first ones.
+
+        The client's places and these positions change without a wait between them: a fetch between would bring
+        records that are earlier than the expected ones.
+        """
+        thread = self._consumer._thread  # noqa: SLF001  not public
+        seeks = None
+        while seeks != self._seeks:
+            # A rebalance meanwhile makes the answers those of an earlier generation.
+            seeks, tps = self._seeks, list(thread.assignment())
+            found = await thread._ensure_consumer()._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
+            places = {tp: found[tp].offset for tp in tps if tp in found and found[tp].offset > 0}
+            committed = {tp: places.get(tp) for tp in tps}
+            if uncommitted := [tp for tp in tps if tp not in places]:
+                places |= await self._consumer.earliest_offsets(*uncommitted)
+        self._seeks += 1
+        for tp, offset in places.items():
+            thread.seek(tp, offset)
+            self._begin(tp, offset)
         return committed
 
     def stop_flow(self) -> None:
-        """Stop the flow, and expect no records: the client's place may change without a seek."""
-        self._moves += 1
+        """Stop the flow, and deliver no records before a seek."""
+        self._seeks += 1
         for state in self._states:
             state.clear()
         self._stop_flow()
@@ -183,14 +185,9 @@ class Positions:
 
     async def wait_next_records(self, seconds: float) -> Any:
         """Wait for the records of a fetch, and note between which offsets the log has none."""
-        moves = self._moves
         found = await self._wait_next_records(seconds)
         for tp, records in (found[0] or {}).items():
             if not records:
-                continue
-            if moves != self._moves:
-                for state in self._begins, self._gaps:
-                    state.pop(tp, None)
                 continue
             if (begin := self._begins.get(tp)) is None:
                 self._gaps.pop(tp, None)
@@ -201,27 +198,39 @@ class Positions:
 
     async def _is_next(self, tp: Any, message: Any) -> bool:
         """Whether no record before this one was skipped; otherwise the next fetch reads those."""
-        position, offset = self._next.get(tp, message.offset), message.offset
-        if not self._acknowledges(tp) or offset == position:
+        if not self._acknowledges(tp):
             return True
-        if self._gaps.get(tp) == (position, offset):
-            if offset < position:
-                raise LogReset("{}/{} has begun anew: offset {} came after {}".format(*tp, offset, position - 1))
-            return True
-        if offset < position:
-            return True
+        position, offset = self._next.get(tp), message.offset
+        if position is None:
+            return False
+        is_proven = self._gaps.get(tp) == (position, offset)
+        if is_proven and offset < position:
+            raise LogReset("{}/{} has begun anew: offset {} came after {}".format(*tp, offset, position - 1))
+        return is_proven or offset <= position or await self._begins_with(tp, message, position)
+
+    async def _begins_with(self, tp: Any, message: Any, position: int) -> bool:
+        """Whether the log begins with this record or later; otherwise seek to the position before it."""
         self._untaken.setdefault(tp, message.timestamp)
+        seeks = self._seeks
         try:
             position = max(position, (await self._consumer.earliest_offsets(tp))[tp])
         except self._transient as error:
             log.warning("the first offset of %s/%d is unknown: %s", *tp, type(error).__name__)
-        if offset <= position:
+        if seeks != self._seeks:
+            # Both the record and the position are of an earlier generation.
+            return False
+        if message.offset <= position:
             return True
         # A rebalance may have revoked it meanwhile.
         with suppress(*self._transient):
             await self.seek(tp, position)
             self._begins[tp] = position
         return False
+
+    def _begin(self, tp: Any, offset: int) -> None:
+        self._next[tp] = offset
+        for state in self._of_fetch:
+            state.pop(tp, None)
 
     def _acknowledges(self, tp: Any) -> bool:
         """Whether a partition is not of a changelog."""

@@ -27,7 +27,6 @@ from tidemill.faust.patches import (
     go_back,
     remember_assignment,
     resume_at_once,
-    seek_all,
 )
 from tidemill.faust.retention import Oldest
 from tidemill.faust.tables import DeliveredTable, PromptTableManager
@@ -96,7 +95,6 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     def _new_consumer(self) -> Any:
         self.transport.Consumer = LoopConsumer
         consumer = super()._new_consumer()
-        seek_all(consumer)
         self.positions = go_back(consumer, TRANSIENT)
         commit_in_order(consumer)
         resume_at_once(consumer)
@@ -108,13 +106,18 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         if self.drain is not None and revoked and not self.should_stop:
             await self.drain(revoked)
             # Writes wait until the membership is cleared, so this needs a bound; Faust ignores a cancellation.
-            committing = asyncio.ensure_future(self.consumer.commit())
+            committing = asyncio.ensure_future(self._commit_all())
             done, _ = await asyncio.wait([committing], timeout=LAST_COMMIT_SECONDS_MAX)
             if not done or committing.exception() is not None:
                 log.warning("offsets were not committed before a rebalance")
         # Faust flushes its producer before it rejoins the group, so the flush must not wait for the membership.
         self.membership.clear()
         await super()._on_partitions_revoked(revoked)
+
+    async def _commit_all(self) -> None:
+        """Commit also what was acknowledged since the commit that is under way: Faust leaves it to that one."""
+        await self.consumer.maybe_wait_for_commit_to_finish()
+        await self.consumer.commit()
 
 
 def create_app(

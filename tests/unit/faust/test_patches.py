@@ -15,7 +15,7 @@ from mode.utils.queues import FlowControlQueue
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust.patches import BRIEF_MS, Flow, LogReset, go_back, seek_all
+from tidemill.faust.patches import BRIEF_MS, Flow, LogReset, go_back
 from tidemill.faust.stage_app import create_app
 from tidemill.kafka.connection import TRANSIENT
 
@@ -137,14 +137,23 @@ class Consumer:
         self.place, self.fetches = first, 0
         self.offsets = [offset for offset in range(first, 20) if offset not in missing]
         self.seeks = []
+        coordinator = SimpleNamespace(fetch_committed_offsets=self.committed_offsets)
+        self._thread = SimpleNamespace(
+            assignment=lambda: {TP("t", 0)},
+            seek=self.move,
+            _ensure_consumer=lambda: SimpleNamespace(_coordinator=coordinator),
+        )
 
-    async def seek(self, _, offset):
+    def move(self, _, offset):
         self.place = offset
         self.seeks.append(offset)
 
-    async def seek_to_committed(self):
-        self.place = self.committed if self.committed is not None else self.place
-        return {TP("t", 0): self.committed}
+    async def seek(self, tp, offset):
+        self.move(tp, offset)
+
+    async def committed_offsets(self, tps):
+        # A broker says -1 of a partition in which nothing is committed.
+        return {tp: SimpleNamespace(offset=-1 if self.committed is None else self.committed) for tp in tps}
 
     def stop_flow(self):
         pass
@@ -171,7 +180,6 @@ class Consumer:
 
 async def brought(consumer):
     """The offsets that the consumer brings after an assignment."""
-    seek_all(consumer)
     positions = go_back(consumer, TRANSIENT)
     consumer.stop_flow()
     await consumer.seek_to_committed()
@@ -245,31 +253,97 @@ async def test_a_topic_created_anew_ends_the_process():
         await anext(consumer.getmany(timeout=1.0))
 
 
-@pytest.mark.parametrize("move", ["seek", "seek_to_committed", "stop_flow"])
-async def test_a_fetch_that_comes_after_a_move_of_the_client_is_no_new_topic(move):
-    """It began before a rebalance, and the next one brings its records again."""
-    consumer, tp = Consumer(committed=0), TP("t", 0)
-    plain, arrives = consumer._wait_next_records, asyncio.Event()
+class Asking(Consumer):
+    """Waits for the answers of a broker."""
 
-    async def late(seconds):
-        found = await plain(seconds)
-        await arrives.wait()
-        return found
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
-    consumer._wait_next_records = late
+    async def committed_offsets(self, tps):
+        return await self.late(super().committed_offsets(tps))
+
+    async def earliest_offsets(self, *tps):
+        return await self.late(super().earliest_offsets(*tps))
+
+    async def late(self, answering):
+        """The answer as it was when it was asked for."""
+        answer = await answering
+        self.asked.set()
+        await self.answer.wait()
+        return answer
+
+
+async def offsets(consumer, fetches=1):
+    """What it delivers of some fetches."""
+    return [message.offset for _ in range(fetches) async for _, message in consumer.getmany(timeout=1.0)]
+
+
+async def test_nothing_is_delivered_before_a_seek():
+    """Faust resumes partitions with tables before it seeks in them, and it has dropped records by then."""
+    consumer = Asking(committed=3)
     go_back(consumer, TRANSIENT)
-    await consumer.seek(tp, 0)
-    first = asyncio.create_task(anext(fetching := consumer.getmany(timeout=1.0)))
-    await until(lambda: consumer.fetches)
-    consumer.place = 0
-    await {"seek": lambda: consumer.seek(tp, 0), "stop_flow": lambda: asyncio.to_thread(consumer.stop_flow)}.get(
-        move, consumer.seek_to_committed
-    )()
-    arrives.set()
-    found = [(await first)[1].offset] + [message.offset async for _, message in fetching]
-    for _ in range(8):
-        found += [message.offset async for _, message in consumer.getmany(timeout=1.0)]
-    assert found == [0, 1, 2, *range(20)]
+    consumer.stop_flow()
+    seeking = asyncio.create_task(consumer.seek_to_committed())
+    await consumer.asked.wait()
+    # The client begins at the committed offset by itself, or where an earlier fetch has ended.
+    consumer.place = 9
+    assert await offsets(consumer, 2) == []
+    consumer.answer.set()
+    assert await seeking == {TP("t", 0): 3}
+    assert await offsets(consumer, 8) == [*range(3, 20)]
+
+
+async def test_a_second_seek_is_no_new_topic():
+    """Two parts of Faust seek after a rebalance, and a fetch may come between the question and the seek."""
+    consumer = Asking(committed=3)
+    go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    consumer.answer.set()
+    await consumer.seek_to_committed()
+    consumer.answer.clear()
+    consumer.asked.clear()
+    seeking = asyncio.create_task(consumer.seek_to_committed())
+    await consumer.asked.wait()
+    assert await offsets(consumer) == [3, 4, 5]
+    consumer.answer.set()
+    await seeking
+    assert await offsets(consumer, 8) == [*range(3, 20)]
+
+
+async def test_a_seek_of_an_earlier_generation_is_asked_again():
+    """Another process has committed more meanwhile."""
+    consumer = Asking(committed=3)
+    go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    seeking = asyncio.create_task(consumer.seek_to_committed())
+    await consumer.asked.wait()
+    consumer.committed = 9
+    consumer.stop_flow()
+    consumer.answer.set()
+    assert await seeking == {TP("t", 0): 9}
+    assert await offsets(consumer, 8) == [*range(9, 20)]
+
+
+async def test_a_late_answer_moves_nothing_of_a_later_generation():
+    """A whole rebalance passes while the first offset of a partition is asked for."""
+    consumer, tp = Asking(committed=5, drops=(2,)), TP("t", 0)
+    consumer.answer.set()
+    positions = go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    # The second fetch is dropped, so the third has a gap before it.
+    assert await offsets(consumer, 2) == [5, 6, 7]
+    positions._begins.clear()
+    consumer.answer.clear()
+    consumer.asked.clear()
+    late = asyncio.create_task(offsets(consumer))
+    await consumer.asked.wait()
+    consumer.answer.set()
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    assert await late == []
+    assert (consumer.place, positions.next_offset(tp)) == (5, 5)
 
 
 class Message:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import faust
 import pytest
+from faust.types import TP
 from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.security import IDLE_MS
@@ -70,12 +71,52 @@ async def test_a_commit_holds_up_no_revocation(tmp_path, monkeypatch, fails):
     async def teardown(_, partitions):
         revoked.append(partitions)
 
-    app.drain, app.consumer = drain, SimpleNamespace(commit=commit)
+    async def none_under_way():
+        pass
+
+    app.drain = drain
+    app.consumer = SimpleNamespace(commit=commit, maybe_wait_for_commit_to_finish=none_under_way)
     monkeypatch.setattr(faust.App, "_on_partitions_revoked", teardown)
     async with asyncio.timeout(WAIT_SECONDS_MAX):
         await app._on_partitions_revoked({"tp"})
     assert revoked == [{"tp"}, {"tp"}]
     assert app.membership.is_valid
+
+
+async def test_what_the_drain_acknowledges_is_committed(tmp_path, monkeypatch):
+    """Also while the commit of every second is under way: Faust makes no other meanwhile."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    tp, committed, answer = TP("outcomes", 0), [], asyncio.Event()
+    consumer = app.consumer
+    app.topics._acking_topics = {tp.topic}
+
+    async def commit(offsets):
+        await answer.wait()
+        # It is still under way when the drain has ended.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        committed.append(offsets)
+        return True
+
+    async def flush():
+        pass
+
+    async def drain(_):
+        consumer._acked[tp].extend(range(10, 500))
+        answer.set()
+
+    async def teardown(*_):
+        pass
+
+    consumer._thread = SimpleNamespace(assignment=lambda: {tp}, commit=commit)
+    app.producer, app.drain = SimpleNamespace(flush=flush), drain
+    monkeypatch.setattr(faust.App, "_on_partitions_revoked", teardown)
+    consumer._acked[tp].append(9)
+    every_second = asyncio.create_task(consumer.commit())
+    await asyncio.sleep(0)
+    await app._on_partitions_revoked({tp})
+    await every_second
+    assert committed == [{tp: 10}, {tp: 500}]
 
 
 def test_an_assignment_that_lacks_partitions_is_made_again_before_the_watchdog_ends_the_process(tmp_path):
