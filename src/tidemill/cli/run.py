@@ -93,7 +93,7 @@ def run(
 
 @client_command
 def produce(
-    file: Annotated[Path, typer.Argument(help="JSONL with one request per line.")],
+    file: Annotated[Path, typer.Argument(help="JSONL with one request per line; - reads stdin.")],
     *,
     stream: Annotated[str, typer.Option(help="Name of the stream.")],
     kafka: Annotated[str | None, typer.Option(help="Kafka as HOST:PORT; by default the configured one.")] = None,
@@ -104,9 +104,10 @@ def produce(
     ] = "one",
     service: TargetOptions,
 ) -> Work:
-    """Produce a file to Kafka as a stream; prints the batch id.
+    """Produce a file to Kafka as a stream; prints the batch id. After a failure the same command goes on.
 
-    Exit codes: 0 the service shows the batch, 7 Kafka or the service does not answer, or it shows no batch yet.
+    Exit codes: 0 the service shows the batch, 2 a line is too long, so that none was sent, 7 Kafka or the service
+    does not answer, or it shows no batch yet.
 
     Example: `tidemill produce in.jsonl --stream crawl`
     """

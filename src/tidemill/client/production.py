@@ -1,28 +1,51 @@
-"""`tidemill produce`: sends the lines of a file to Kafka, as a stream that becomes a batch."""
+"""`tidemill produce`: sends the lines of a file to Kafka, as a stream that becomes a batch.
+
+Its records are numbered (`tidemill-seq`), and ingest drops one whose number its batch has. The first number of a
+file is in the user's state directory from before the first record until after the last one, so the same command
+goes on after a failure. Numbers begin at the time in milliseconds, so those of the next file are higher, also if
+another machine sends it.
+"""
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Final, NamedTuple, Self
+
+import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
-from tidemill.client.http.client import Client
+from tidemill.client.files import input_lines, sha256_of
+from tidemill.client.http.client import NEWEST_MAX, Client
 from tidemill.client.keys import TOKENS
 from tidemill.client.progress import Display, display
+from tidemill.client.runs.job import readable
+from tidemill.client.runs.journal import locked_folder
 from tidemill.client.runs.paths import size_of
+from tidemill.client.runs.plan import FAULTS_MAX
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Producer, Sent, producer
 from tidemill.schemas import ids
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA
+from tidemill.schemas.bounds import RECORD_BYTES_MAX as RECORD_BYTES_HIGHEST
 from tidemill.schemas.log import intake, topics
 from tidemill.schemas.log.codec import Headers
-from tidemill.schemas.ports import Monotonic, RecordTooLarge
+from tidemill.schemas.ports import Monotonic
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import Console, say
+from tidemill.wording import counted
 
+LINE_BYTES_MAX: Final = RECORD_BYTES_HIGHEST - RECORD_BYTES_EXTRA
+"""A longer line fits into no record."""
 RECORD_BYTES_MAX: Final = 64 * 1024
 """Size of a record of several lines; a single line may be larger."""
+RECORD_LINES_MAX: Final = 1_000
+"""Ingest rejects a record with more lines that are too short to be requests."""
 UNACKED_MAX: Final = 64
 """Records in flight: sent and not acknowledged yet."""
 DELIVERY_SECONDS_MAX: Final = 30.0
@@ -35,25 +58,67 @@ RECENT_MAX: Final = 100
 """Newest batches to search for an open stream."""
 
 
+class _Begun(msgspec.Struct, frozen=True):
+    """The newest file of a stream that was not sent to its end, as far as is known."""
+
+    sha256: str
+    first: int
+    """The number of its first record."""
+
+
+class _Input(NamedTuple):
+    """A file whose lines all fit into records."""
+
+    path: Path
+    name: object
+    """What messages call it."""
+    sha256: str
+    counts: list[int]
+    """The number of lines of each record."""
+
+    def lines(self, records: int | None = None) -> int:
+        """The lines of its first records, by default of all."""
+        return sum(self.counts[:records])
+
+
+class _Start(NamedTuple):
+    """Where a command begins to send."""
+
+    first: int
+    """The number of the file's first record."""
+    skipped: int = 0
+    """Records that an earlier try has brought into `batch`."""
+    batch: Batch | None = None
+    opened: str | None = None
+    """The batch of the stream that is open already."""
+
+
 async def produce(
     console: Console, client: Client, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
 ) -> Exit:
     """Send a JSONL file as a stream, and print the id of its batch on stdout; everything else goes to stderr.
 
     `ends` says whether the stream ends with the file; `output` is `one` output file or `numbered` ones.
+
+    Raises:
+        UsageError: No line was sent: the file has none, or too long ones, or another command sends to the stream.
+        Unreachable: Kafka or the service does not answer; the same command goes on.
+        Refused: The service gives no token.
     """
-    log = Intake(kafka)
-    before = await _open(client, name)
-    try:
-        with display(console) as progress:
-            await _send(log, Token(client, name), source, progress, ends=ends, output=output)
-    except LogUnavailable as error:
-        raise Unreachable(f"Kafka at {kafka} does not accept the lines ({error})") from error
-    except RecordTooLarge as error:
-        raise UsageError(f"a line of {source} is too large: {error}") from error
-    if log.first is None:
-        raise UsageError(f"{source} has no lines")
-    batch_id = await _found(client, ids.stream_batch_id(*log.first), before)
+    stream = f"produce {client.base_url} {name}"
+    with readable(source) as (path, shown), locked_folder(stream, f"`tidemill produce` to {name}") as folder:
+        file = await asyncio.to_thread(_checked, path, source if path == source else shown)
+        note = folder / "produced.json"
+        start = await _start(client, name, file, note)
+        if start.batch is not None:
+            _say_known(console, file, start, start.batch)
+        log = Intake(kafka)
+        with _reporting(console, kafka, log, file, start), display(console) as progress:
+            await _send(log, Token(client, name), file, start, progress, ends=ends, output=output)
+        note.unlink()
+    batch_id = start.batch.id if start.batch is not None else None
+    if start.skipped < len(file.counts) and log.first is not None:
+        batch_id = await _found(client, ids.stream_batch_id(*log.first), start.opened)
     if batch_id is None:
         console.print("tidemill: Kafka has the lines, but the service shows no batch yet: see `tidemill list`,")
         console.print("and `tidemill dead list` for records that ingest could not read.")
@@ -63,22 +128,106 @@ async def produce(
     return Exit.OK
 
 
+def _checked(path: Path, name: object) -> _Input:
+    """Read a file once, before any of it is sent.
+
+    Raises:
+        UsageError: It has no lines, or too long ones; the text names the first ones.
+    """
+    long = (line.number for line in input_lines(path, line_bytes_max=LINE_BYTES_MAX) if line.data is None)
+    if faults := [f"line {n}: it is longer than {LINE_BYTES_MAX:,} bytes" for n in islice(long, FAULTS_MAX)]:
+        raise UsageError("\n  ".join((f"{name} has faulty lines; no line was sent.", *faults)))
+    counts = [len(lines) for lines in packed(path)]
+    if not counts:
+        raise UsageError(f"{name} has no lines")
+    return _Input(path, name, sha256_of(path), counts)
+
+
+def _begun(file: _Input, note: Path) -> _Begun | None:
+    """The earlier try to send a file; None if there was none, or another file has been sent since."""
+    try:
+        begun = msgspec.json.decode(note.read_bytes(), type=_Begun)
+    except FileNotFoundError:
+        return None
+    return begun if begun.sha256 == file.sha256 else None
+
+
+async def _start(client: Client, name: str, file: _Input, note: Path) -> _Start:
+    """Where to begin; the file is in the `note` then."""
+    begun = _begun(file, note)
+    numbers = range(0) if begun is None else range(begun.first, begun.first + len(file.counts))
+    opened = batch = None
+    async for found in client.batches(limit=NEWEST_MAX if numbers else RECENT_MAX):
+        if found.tidemill.stream != name:
+            continue
+        if opened is None and found.tidemill.open and not found.status.is_terminal:
+            opened = found
+        # Who cancels a batch wants its lines elsewhere.
+        is_wanted = found.status not in {Status.CANCELLING, Status.CANCELLED}
+        if batch is None and is_wanted and found.tidemill.sequence in numbers:
+            batch = found
+    highest = 0 if opened is None else opened.tidemill.sequence or 0
+    opened_id = None if opened is None else opened.id
+    if begun is None or highest >= numbers.stop:
+        begun = _Begun(file.sha256, max(int(time.time() * 1000), highest + 1))
+        with replacing(note) as target:
+            target.write(msgspec.json.encode(begun))
+        return _Start(begun.first, opened=opened_id)
+    if batch is None or batch.tidemill.sequence is None:
+        return _Start(begun.first, opened=opened_id)
+    return _Start(begun.first, batch.tidemill.sequence - begun.first + 1, batch, opened_id)
+
+
+def _say_known(console: Console, file: _Input, start: _Start, batch: Batch) -> None:
+    lines = counted(file.lines(start.skipped), "line")
+    is_rest = start.skipped < len(file.counts) and start.opened != batch.id
+    rest = "; the others go to another batch, since that one is sealed" if is_rest else ""
+    console.print(f"{batch.id} has {lines} of {file.lines():,} of {file.name} already{rest}.")
+
+
+@contextmanager
+def _reporting(console: Console, kafka: Kafka, log: "Intake", file: _Input, start: _Start) -> Iterator[None]:
+    """Say after a failure or Ctrl-C how many lines are in which batch."""
+    try:
+        yield
+    except BaseException as error:
+        if log.first is not None:
+            sent = counted(file.lines(start.skipped + log.delivered), "line")
+            batch_id = start.opened or ids.stream_batch_id(*log.first)
+            console.print(f"tidemill: Kafka has {sent} of {file.lines():,} of {file.name}, in {batch_id};")
+            console.print("the same command goes on after them.")
+        if isinstance(error, LogUnavailable):
+            raise Unreachable(f"Kafka at {kafka} does not accept the lines ({error})") from error
+        raise
+
+
 async def _send(
-    log: "Intake", token: "Token", source: Path, progress: Display, *, ends: bool, output: str
+    log: "Intake",
+    token: "Token",
+    file: _Input,
+    start: _Start,
+    progress: Display,
+    *,
+    ends: bool,
+    output: str,
 ) -> None:
-    progress.transfer("produce", size_of(source))
+    """Send the records that no earlier try has sent, and wait until Kafka has them."""
+    progress.transfer("produce", size_of(file.path))
     more = [(intake.OUTPUT, output.encode())]
-    with source.open("rb") as file:
-        async with log:
-            values = packed(file)
-            value = next(values, None)
-            while value is not None:
-                following = next(values, None)
-                end = [(intake.END, b"true")] if ends and following is None else []
-                await log.send(token.stream, value, [await token.header(), *more, *end])
-                progress.moved(len(value) + 1)
-                value, more = following, []
-            await log.flush()
+    end = [(intake.END, b"true")] if ends else []
+    last = len(file.counts) - 1
+    async with log:
+        for index, lines in enumerate(packed(file.path)):
+            value = b"\n".join(lines)
+            if index >= start.skipped:
+                number = (intake.SEQ, b"%d" % (start.first + index))
+                last_headers = end if index == last else []
+                await log.send(token.stream, value, [await token.header(), number, *more, *last_headers])
+                more = []
+            progress.moved(len(value) + 1)
+        if start.skipped > last and end:
+            await log.send(token.stream, b"", [await token.header(), *end])
+        await log.flush()
 
 
 class Intake:
@@ -90,6 +239,8 @@ class Intake:
     def __init__(self, kafka: Kafka) -> None:
         self._producer = Producer(lambda: producer(kafka, compression="zstd", linger_ms=LINGER_MS))
         self._unacked: deque[Sent] = deque()
+        self.delivered = 0
+        """Records that are acknowledged, and all before them."""
         self.first: tuple[int, int] | None = None
         """Partition and offset of the first record, once acknowledged."""
 
@@ -118,6 +269,7 @@ class Intake:
     async def _oldest(self) -> None:
         sent = self._unacked.popleft()
         offset = await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
+        self.delivered += 1
         if self.first is None:
             self.first = sent.future.result().partition, offset
 
@@ -146,28 +298,24 @@ class Token:
         return self._header
 
 
-def packed(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, grouped into records."""
+def packed(source: Path) -> Iterator[list[bytes]]:
+    """The lines of a file, grouped into records.
+
+    Raises:
+        UsageError: A line fits into none.
+    """
     held: list[bytes] = []
     size = 0
-    for line in file:
-        if not (text := line.strip(b" \t\r\n")):
-            continue
-        if held and size + len(text) > RECORD_BYTES_MAX:
-            yield b"\n".join(held)
+    for line in input_lines(source, line_bytes_max=LINE_BYTES_MAX):
+        if line.data is None:
+            raise UsageError(f"line {line.number} is longer than {LINE_BYTES_MAX:,} bytes")
+        if held and (size + len(line.data) > RECORD_BYTES_MAX or len(held) >= RECORD_LINES_MAX):
+            yield held
             held, size = [], 0
-        held.append(text)
-        size += len(text) + 1
+        held.append(line.data)
+        size += len(line.data) + 1
     if held:
-        yield b"\n".join(held)
-
-
-async def _open(client: Client, name: str) -> str | None:
-    """The batch of a stream that is already open, among the newest batches."""
-    async for batch in client.batches(limit=RECENT_MAX):
-        if batch.tidemill.stream == name and not batch.status.is_terminal:
-            return batch.id
-    return None
+        yield held
 
 
 async def _found(client: Client, derived: str, before: str | None) -> str | None:

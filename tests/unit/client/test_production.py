@@ -1,9 +1,15 @@
-"""The token of `tidemill produce`."""
+"""`tidemill produce`: its token, and what it checks before it sends; tests/e2e/test_produce.py has the rest."""
 
+from itertools import chain
+
+import pytest
 from support.service import KEY, Service
 
+from tidemill.client.errors import UsageError
 from tidemill.client.http.client import Client
-from tidemill.client.production import Token
+from tidemill.client.production import LINE_BYTES_MAX, Token, packed, produce
+from tidemill.client.runs.journal import locked_folder
+from tidemill.ingest.streams.decisions import bounded
 
 
 async def test_a_token_is_renewed_after_half_of_its_lifetime():
@@ -24,3 +30,35 @@ async def test_a_restart_of_the_api_does_not_end_a_long_stream(pauses):
         service.down = 3
         assert (await token.header())[1] == b"Bearer token-2"
     assert len(pauses) >= 3
+
+
+async def test_a_file_is_checked_before_its_first_line_is_sent(console, tmp_path):
+    """Neither Kafka nor the service is needed for it, and the error names the lines."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"{}\n" + b"x" * (LINE_BYTES_MAX + 1) + b"\n\n{}\n" + b"y" * LINE_BYTES_MAX * 2)
+    async with Client("http://127.0.0.1:9/v1", KEY) as client:
+        with pytest.raises(UsageError) as error:
+            await produce(console, client, "127.0.0.1:9", path, "crawl", ends=True, output="one")
+    assert str(error.value).split("\n") == [
+        f"{path} has faulty lines; no line was sent.",
+        "  line 2: it is longer than 1,044,480 bytes",
+        "  line 5: it is longer than 1,044,480 bytes",
+    ]
+
+
+async def test_one_command_at_a_time_sends_to_a_stream(client, console, source):
+    """Two would number their records alike, and ingest would drop some."""
+    is_running = pytest.raises(UsageError, match="another `tidemill produce` to crawl is running")
+    with locked_folder(f"produce {client.base_url} crawl", "command"), is_running:
+        await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+
+
+def test_records_stay_within_the_bounds_of_ingest(tmp_path):
+    """Also of the shortest lines, and a mark before the first line is no part of it."""
+    path = tmp_path / "in.jsonl"
+    lines = [b"{}"] * 2_500 + [b"x" * 60_000] * 2 + [b"y" * LINE_BYTES_MAX]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n \n".join(lines))
+    records = list(packed(path))
+    assert list(chain.from_iterable(records)) == lines
+    assert [len(record) for record in records] == [1000, 1000, 501, 1, 1]
+    assert [bounded(b"\n".join(record)) for record in records] == records

@@ -6,9 +6,6 @@ once more, adds no line twice. One program appends to a batch at a time.
 """
 
 import asyncio
-import fcntl
-import hashlib
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import BATCHES, Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.job import readable
-from tidemill.client.runs.journal import state_folder
+from tidemill.client.runs.journal import locked_folder
 from tidemill.client.runs.outcome import SHORT, name_of
 from tidemill.client.runs.plan import Shard, cut
 from tidemill.schemas.bounds import INLINE_REQUESTS_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
@@ -177,14 +174,8 @@ def _bounds(endpoint: str) -> Bounds:
 @contextmanager
 def _memory(client: Client, batch_id: str) -> Iterator[_Memory]:
     """The memory of a batch, locked."""
-    folder = state_folder(hashlib.sha256(f"append {client.base_url} {batch_id}".encode()).hexdigest(), os.environ)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (folder / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield _Memory(folder)
-    except BlockingIOError as error:
-        raise UsageError(f"another `tidemill append` to {batch_id} is running") from error
+    with locked_folder(f"append {client.base_url} {batch_id}", f"`tidemill append` to {batch_id}") as folder:
+        yield _Memory(folder)
 
 
 async def _send(

@@ -18,8 +18,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
@@ -230,6 +230,23 @@ def state_folder(name: str, environ: Mapping[str, str]) -> Path:
             if time.time() - old.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
     return state / name[:32]
+
+
+@contextmanager
+def locked_folder(job: str, command: str) -> Iterator[Path]:
+    """The folder of a job in the user's state directory, which one process uses at a time.
+
+    Raises:
+        UsageError: Another process uses it; the text says that the `command` is running.
+    """
+    folder = state_folder(hashlib.sha256(job.encode()).hexdigest(), os.environ)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+    except BlockingIOError as error:
+        raise UsageError(f"another {command} is running") from error
 
 
 def _locked(file: BinaryIO, path: Path) -> bool:
