@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +13,12 @@ from openai import OpenAI
 from support.backend import as_told
 from support.batches import WINDOWS, WINDOWS_SHORT
 from support.producing import END, is_over, letters, line, lines_of, send, shown
-from support.stack import KEPT, KEY, Stack
+from support.stack import KEY, Stack
 from support.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
 INPUT_LIFE_SECONDS = 7200
-EXAMPLE_LINES = 500
 NUMBERED_LINES = 1000
 INGEST_KIB_MAX = 512 * 1024
 """Two thirds of its memory limit in `deploy/`."""
@@ -54,32 +51,6 @@ async def producer(stack):
     await producer.start()
     yield producer
     await producer.stop()
-
-
-def page():
-    """The page with the examples."""
-    return (Path(__file__).parents[2] / "docs" / "how-to" / "produce.md").read_text("utf-8")
-
-
-def preparation():
-    """The code that the page puts before each example."""
-    (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n## ")[0], re.DOTALL)
-    return found
-
-
-def examples():
-    """The examples by title: language and code; without those marked as not run."""
-    found = re.findall(r"^## (.*?)$(.*?)^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
-    return {title: (language, code) for title, text, language, code in found if "<!-- not run: " not in text}
-
-
-def has_kcat():
-    """Whether kcat is installed with a library whose SCRAM works with Kafka 4 (librdkafka 2.6.1)."""
-    if (kcat := shutil.which("kcat")) is None:
-        return False
-    said = subprocess.run([kcat, "-V"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"librdkafka (\d+)\.(\d+)\.(\d+)", said)
-    return found is not None and tuple(map(int, found.groups())) >= (2, 6, 1)
 
 
 async def tidemill(folder, *words, code=0):
@@ -347,36 +318,3 @@ async def test_the_command_produces(stack, client, tmp_path):
     assert [found["index"] for found in page["data"]] == [1999, 2000, 2001]
     done = await tidemill(tmp_path, "rebuild", batch.id, "--data", str(stack.data))
     assert done.stdout.count(": intact") == 8, done.stdout
-
-
-@pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or has_kcat()])
-async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
-    """Each of docs/how-to/produce.md, after the first lines of the page; kcat only if it is installed."""
-    local = tmp_path / ".tidemill"
-    local.mkdir()
-    # A link might be another user's.
-    (local / "run.json").write_bytes((stack.data / "run.json").read_bytes())
-    (local / "kafka").symlink_to(stack.data / "kafka")
-    (local / "api_key").write_text(KEY)
-    (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(EXAMPLE_LINES)))
-    language, code = examples()[title]
-    (tmp_path / "example").write_text(code)
-    command = code if language == "sh" else "python3 example"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
-    done = await asyncio.to_thread(
-        subprocess.run, ["bash", "-euo", "pipefail", "-c", preparation() + command],
-        env={**kept, "PATH": path}, capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (stream,) = set(re.findall(r"crawl-\d", code))
-
-    def look():
-        return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == stream]
-
-    (batch,) = await until(lambda: asyncio.to_thread(look))
-    batch = await shown(client, batch.id, is_over)
-    assert (batch.status, batch.request_counts.completed) == ("completed", EXAMPLE_LINES)
-    assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == [
-        f"id-{number}" for number in range(EXAMPLE_LINES)
-    ]

@@ -1,11 +1,14 @@
-"""`tidemill produce` that fails half-way: the same command goes on, and no line runs twice."""
+"""The programs of docs/how-to/produce.md as printed, and `tidemill produce` that fails half-way."""
 
 import asyncio
 import base64
 import os
+import re
 import secrets
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -14,18 +17,53 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from openai import OpenAI
 from support.batches import WINDOWS
 from support.producing import END, is_over, line, lines_of, send, shown
-from support.stack import KEY, Stack
+from support.stack import KEPT, KEY, Stack
 from support.waiting import until
 
+from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import topic_configs
+from tidemill.kafka.producer import partition_of
+from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
+EXAMPLE_LINES = 500
+OFFSETS_MAX = 20_000
+"""More records than these tests send."""
 SHORT_LINES = 1_500
 LARGE_BYTES = 600_000
 SMALL_RECORD_BYTES = 300_000
 """A record of short lines is smaller, that of the large line is not."""
+
+
+def page():
+    """The page with the examples."""
+    return (Path(__file__).parents[2] / "docs" / "how-to" / "produce.md").read_text("utf-8")
+
+
+def preparation():
+    """The code that the page puts before each example."""
+    (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n## ")[0], re.DOTALL)
+    return found
+
+
+def examples():
+    """The examples by title: language and code; without those marked as not run."""
+    found = re.findall(r"^## (.*?)$(.*?)^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
+    return {title: (language, code) for title, text, language, code in found if "<!-- not run: " not in text}
+
+
+def has_kcat():
+    """Whether kcat is installed with a library whose SCRAM works with Kafka 4 (librdkafka 2.6.1)."""
+    if (kcat := shutil.which("kcat")) is None:
+        return False
+    said = subprocess.run([kcat, "-V"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"librdkafka (\d+)\.(\d+)\.(\d+)", said)
+    return found is not None and tuple(map(int, found.groups())) >= (2, 6, 1)
+
+
+TITLES = [title for title in examples() if title != "kcat" or has_kcat()]
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +133,78 @@ def source(tmp_path):
     return path
 
 
+@pytest.fixture
+def run_example(stack, tmp_path):
+    """Runs an example after the first lines of the page, with an `in.jsonl` in its folder."""
+
+    async def run(language, code):
+        local = tmp_path / ".tidemill"
+        local.mkdir()
+        # A link might be another user's.
+        (local / "run.json").write_bytes((stack.data / "run.json").read_bytes())
+        (local / "kafka").symlink_to(stack.data / "kafka")
+        (local / "api_key").write_text(KEY)
+        (tmp_path / "example").write_text(code)
+        command = preparation() + (code if language == "sh" else "python3 example")
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT
+        }
+        environ = kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+        }
+        return await asyncio.to_thread(
+            subprocess.run, ["bash", "-euo", "pipefail", "-c", command],
+            env=environ, capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+
+    return run
+
+
 def names(client, batch):
     return [found["custom_id"] for found in lines_of(client, batch.output_file_id)]
 
 
 ALL = [f"id-{number}" for number in range(2 * SHORT_LINES)]
+
+
+@pytest.mark.parametrize("title", TITLES)
+async def test_the_examples_run_as_printed(title, client, run_example, tmp_path):
+    """Each of docs/how-to/produce.md; kcat only if it is installed."""
+    (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(EXAMPLE_LINES)))
+    language, code = examples()[title]
+    done = await run_example(language, code)
+    assert done.returncode == 0, done.stderr
+    (stream,) = set(re.findall(r"crawl-\d", code))
+    (batch,) = await until(lambda: asyncio.to_thread(_batches, client, stream))
+    batch = await shown(client, batch.id, is_over)
+    assert (batch.status, batch.request_counts.completed) == ("completed", EXAMPLE_LINES)
+    assert names(client, batch) == ALL[:EXAMPLE_LINES]
+    # All clients choose the same partition: that of Kafka's Java client.
+    partition = partition_of(stream, Settings().partitions)
+    assert batch.id in {ids.stream_batch_id(partition, offset) for offset in range(OFFSETS_MAX)}
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("title", TITLES)
+async def test_the_examples_fail_if_kafka_refuses_a_line(title, stack, client, allow, run_example):
+    """They say so, and do not end the stream."""
+    language, code = examples()[title]
+    (printed,) = set(re.findall(r"crawl-\d", code))
+    stream = f"{printed}-refused"
+    await allow(SMALL_RECORD_BYTES)
+    done = await run_example(language, code.replace(printed, stream))
+    assert done.returncode != 0
+    await allow()
+    async with AIOKafkaProducer(**stack.clients("producers")) as producer:
+        await send(producer, stream, [line(2 * SHORT_LINES)], END)
+
+    def ended():
+        return [batch for batch in _batches(client, stream) if is_over(batch)]
+
+    # If the example had ended the stream, the last line would be in another batch.
+    (batch,) = await until(lambda: asyncio.to_thread(ended))
+    assert names(client, batch)[-1] == f"id-{2 * SHORT_LINES}"
 
 
 async def test_the_same_command_goes_on(client, allow, produce, source):
@@ -140,13 +245,13 @@ async def test_the_rest_of_a_sealed_stream_is_another_batch(stack, client, allow
 async def test_a_file_may_be_sent_in_pieces(client, produce, tmp_path):
     """The numbers of the next file are above those of the one before; equal lines are duplicates."""
     path = tmp_path / "piece.jsonl"
-    ids = set()
+    found = set()
     for start in (0, 2, 2):
         path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(line(number) for number in range(start, start + 2)))
         code, out, err = await produce(path, "pieces", "--no-end")
         assert code == 0, err
-        ids.add(out)
-    (batch_id,) = ids
+        found.add(out)
+    (batch_id,) = found
     batch = await shown(client, batch_id, lambda found: found.request_counts.total == 6)
     assert batch.tidemill["sequence"] > 0
     batch = await shown(client, batch_id, lambda found: found.request_counts.completed == 4)
