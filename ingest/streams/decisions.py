@@ -18,6 +18,7 @@ from tidemill.kafka.partitions.owner import Record
 from tidemill.quotas import Quota
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import BATCH_LINES_MAX, RECORD_BYTES_MAX
+from tidemill.schemas.jsonl.lines import BOM
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
 from tidemill.schemas.log.messages import BatchCreated
@@ -332,8 +333,8 @@ def bounded(value: bytes) -> list[bytes]:
 
 
 def split(value: bytes) -> list[bytes]:
-    """The lines of a record, without the whitespace around them; blank ones are left out."""
-    return [line for found in value.split(b"\n") if (line := found.strip(b" \t\r"))]
+    """The lines of a record, without a byte order mark at its start and whitespace around them, or blank ones."""
+    return [line for found in value.removeprefix(BOM).split(b"\n") if (line := found.strip(b" \t\r"))]
 
 
 def joined_bytes(lines: list[bytes]) -> int:

@@ -32,6 +32,14 @@ def test_a_record_within_the_bounds_is_split(value):
     assert bounded(value) == split(value)
 
 
+def test_a_byte_order_mark_at_the_start_of_a_record_is_no_part_of_its_first_line():
+    """A producer may send a file as it is. A mark further on is malformed, as in a file."""
+    line = SHORTEST
+    assert split(b"\xef\xbb\xbf" + line + b"\r\n" + line) == [line, line]
+    assert split(b"\xef\xbb\xbf\n") == []
+    assert split(line + b"\n\xef\xbb\xbf" + line) == [line, b"\xef\xbb\xbf" + line]
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
