@@ -114,7 +114,10 @@ async def seal(deps: Dependencies, caller: Principal, batch_id: str, sequence: i
 async def _found(deps: Dependencies, project: str, batch_id: str) -> Batch:
     batch = await lookup.batch(deps.view, project, batch_id)
     if batch.tidemill.stream != batch.id:
-        raise errors.conflict("This batch was not created with 'open'.", code="batch_not_open")
+        words = "This batch was not created with 'open'."
+        if batch.tidemill.stream is not None:
+            words = "This batch is the stream of a direct producer: a record with 'tidemill-end' seals it."
+        raise errors.conflict(words, code="batch_not_open")
     return batch
 
 

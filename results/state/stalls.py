@@ -12,7 +12,7 @@ from tidemill.configuration.catalog import MODEL, Contents
 from tidemill.results.state.reducer import State
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import Stalled
-from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.waiting import Reason, Waiting, merged
 
 SOURCES_MAX: Final = 16
@@ -105,7 +105,7 @@ class Stalls:
         ]
         if left <= 0:
             unwritten = tuple(wait for wait in reported if wait.reason is Reason.FILES)
-            return (unwritten or ((_open(since),) if is_silent else ())) if state.growing else ()
+            return (unwritten or ((_open(batch, since),) if is_silent else ())) if state.growing else ()
         models = self._models or {batch.model or "": (left, self.moved_at)}
         held = [
             wait.model_copy(update={"lines": models[model][0]})
@@ -165,8 +165,10 @@ def _unchecked(since: int) -> Waiting:
     return Waiting.of(Reason.VALIDATION, words, since=since)
 
 
-def _open(since: int) -> Waiting:
-    words = "The batch is open, and all its lines are done: append lines, or seal it. Silence seals it, too."
+def _open(batch: Batch, since: int) -> Waiting:
+    is_of_api = batch.tidemill.stream == batch.id
+    step = "append lines, or seal it" if is_of_api else "produce lines, or a record with tidemill-end"
+    words = f"The batch is open, and all its lines are done: {step}. Silence seals it, too."
     return Waiting.of(Reason.OPEN, words, since=since)
 
 

@@ -38,7 +38,8 @@ REMEDIES: Final = {
     Reason.DELIVERY: "check the broker, the store and their disks; the topics, if the log refuses results",
     Reason.BATCHES_AT_WORK: "nothing, or raise `batches_at_work_max`",
     Reason.VALIDATION: "is ingest running? can it read the store?",
-    Reason.OPEN: "append lines, or seal it; after `intake_idle_seconds` without a line Tidemill seals it",
+    Reason.OPEN: "append lines, or seal it; to the stream of a direct producer, produce lines, or a record with "
+    "`tidemill-end`; after `intake_idle_seconds` without a line Tidemill seals it",
     Reason.NO_PROCESSOR: "are the model's processors running? do they reach the broker?",
     Reason.FILES: "check the store, and restore the object from a copy of it; "
     "set the price again: a process of another version may have written it",

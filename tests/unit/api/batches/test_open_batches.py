@@ -54,7 +54,7 @@ def sent(deps):
 
 def seen(deps, batch, **changes):
     """Let the view see a batch as results has it."""
-    extras = {name: changes.pop(name) for name in ("open", "sequence", "input_bytes") if name in changes}
+    extras = {name: changes.pop(name) for name in ("open", "sequence", "stream", "input_bytes") if name in changes}
     batch = Batch.model_validate(batch)
     batch = batch.model_copy(update={"tidemill": batch.tidemill.model_copy(update=extras), **changes})
     deps.view.fold(topics.BATCHES.name, [(batch.id, codec.encode(BatchRecord(project="p", batch=batch)), 10_000)])
@@ -134,6 +134,15 @@ async def test_only_a_batch_at_work_accepts_requests(client, deps, status):
     assert refusal(await append(client, plain.json()["id"], 1)) == (409, "batch_not_open")
     assert refusal(await client.post(f"/batches/{plain.json()['id']}/seal", json={})) == (409, "batch_not_open")
     assert (await append(client, "batch_" + "0" * 32, 1)).status_code == 404
+
+
+async def test_a_direct_producer_ends_its_own_stream(client, deps):
+    """The refusal of a seal says how."""
+    made = await create(client)
+    seen(deps, made, stream="crawl")
+    answer = await client.post(f"/batches/{made['id']}/seal", json={})
+    assert refusal(answer) == (409, "batch_not_open")
+    assert "a record with 'tidemill-end' seals it" in answer.json()["error"]["message"]
 
 
 async def test_a_repeated_create_opens_one_batch(client, deps):

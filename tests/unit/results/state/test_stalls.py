@@ -318,11 +318,16 @@ async def test_a_report_on_an_inactive_batch_is_ignored():
     assert not simulation.log.published
 
 
-def test_an_open_batch_says_why_its_input_is_not_complete():
-    """It does not ask for more lines while all its lines are done."""
-    state = at_work().model_copy(update={"growing": True})
+@pytest.mark.parametrize(
+    ("stream", "step"), [(batch_id(0), "append lines, or seal it"), ("crawl", "a record with tidemill-end")]
+)
+def test_an_open_batch_says_why_its_input_is_not_complete(stream, step):
+    """It does not ask for more lines while all its lines are done, and names the step that its stream allows."""
+    state = at_work().model_copy(update={"growing": True}).with_extras(stream=stream)
     stalls, late = Stalls(), SILENCE_SECONDS + 1
     assert shown(stalls, state, 0.0, TOTAL) == ()
-    assert [one.reason for one in shown(stalls, state, late, TOTAL)] == [Reason.OPEN]
+    (one,) = shown(stalls, state, late, TOTAL)
+    assert one.reason is Reason.OPEN
+    assert step in one.message
     stalls.add(said("join", 1, waiting(Reason.FILES)), late)
     assert [one.reason for one in shown(stalls, state, late, TOTAL)] == [Reason.FILES]
