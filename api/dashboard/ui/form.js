@@ -1,7 +1,7 @@
 /** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
 
 import { place, setQuery } from "../core/route.js";
-import { html, useEffect, useState } from "../core/view.js";
+import { html, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
 
@@ -75,16 +75,28 @@ function Choice({ filter: { name, title, options, placeholder, check }, value })
     onDone=${(text) => setQuery({ [name]: text })} />`;
 }
 
-/** A text that counts at Enter, or when the field is left. */
+/** A text that counts at Enter, or when the user leaves the field, unless by Escape out of a menu. */
 export function LateField({ id, label, value, onDone, check = () => null, ...rest }) {
   const [text, setText] = useState(value);
   const [fault, setFault] = useState(null);
+  /** Where the user typed what does not count yet: a page that goes away takes the focus from its fields. */
+  const typedAt = useRef(null);
   useEffect(() => setText(value), [value]);
+  function type(typed) {
+    typedAt.current = place.peek().text;
+    setText(typed);
+  }
   function done() {
+    typedAt.current = null;
     const found = text.trim() ? check(text.trim()) : null;
     setFault(found);
     if (!found) onDone(text.trim());
   }
-  return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${setText}
-    onKeyDown=${(event) => event.key === "Enter" && done()} onBlur=${done} ...${rest} />`;
+  function leave({ currentTarget: input }) {
+    // A click beside a menu closes it after the field has lost the focus, Escape before.
+    if (input.closest("details:not([open])")) setText(value);
+    else if (typedAt.current === place.peek().text) done();
+  }
+  return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${type}
+    onKeyDown=${(event) => event.key === "Enter" && done()} onBlur=${leave} ...${rest} />`;
 }
