@@ -2,7 +2,7 @@
 
 import { ended, openid, openidAddress, signIn } from "./core/client.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./core/view.js";
-import { Banner } from "./ui/basics.js";
+import { Banner, Skeleton } from "./ui/basics.js";
 import { Icon } from "./ui/icons.js";
 import { useTitle } from "./ui/page.js";
 
@@ -37,7 +37,7 @@ export function SignIn() {
     openid().then(setProvider, () => setProvider(null));
   }, []);
   // A form shown before it is known would jump.
-  return provider === undefined ? null : html`<${Form} provider=${provider} />`;
+  return provider === undefined ? html`<${Skeleton} rows=${6} height=${32} />` : html`<${Form} provider=${provider} />`;
 }
 
 function Form({ provider }) {
