@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import button, chats, go, rows, started, state
+from support.dashboard import button, chats, choose, go, rows, started, state
 from support.made_up import Listed, batch
 
 pytestmark = pytest.mark.e2e
@@ -60,3 +60,35 @@ def test_escape_drops_a_filter(page):
     field.fill("team=docs")
     field.press("Tab")
     expect(button(page, "Remove the filter Metadata team=docs")).to_be_visible()
+
+
+def test_a_lost_estimate_does_not_stop_the_start(page, tmp_path):
+    """The page asks for it again, also by a button, and needs it as little as the service does."""
+    go(page, "/new")
+    page.route("**/v1/files", lambda route: route.abort(), times=1)
+    choose(page, chats(tmp_path / "in.jsonl", None, None))
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    expect(button(page, "Start")).to_be_disabled()
+    page.route("**/v1/batches/estimate", lambda route: route.abort())
+    button(page, "Try again").click()
+    expect(button(page, "Start")).to_be_enabled()
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    expect(button(page, "Start 2 lines")).to_be_enabled()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_lost_plan_does_not_stop_the_rerun(page, ended):
+    """It may start without, and with the plan once that has come."""
+    go(page, f"/batches/{ended}")
+    state(page, "completed")
+    button(page, "Rerun").click()
+    dialog = page.get_by_role("dialog", name="Rerun lines")
+    page.route("**/rerun", lambda route: route.abort())
+    dialog.get_by_label("Lines").select_option("all")
+    expect(dialog.get_by_role("alert")).to_have_text("The service does not answer.")
+    expect(button(page, "Rerun lines")).to_be_enabled()
+    with page.expect_request("**/rerun"):
+        button(page, "Try again").click()
+    page.unroute_all()
+    expect(button(page, "Rerun 3 lines")).to_be_enabled()
