@@ -43,7 +43,7 @@ export function SignIn() {
 function Form({ provider }) {
   const first = useRef(null);
   const input = useRef(null);
-  const [fault, setFault] = useState(ended.value);
+  const [fault, setFault] = useState(ended.value && { message: ended.value });
   const [isBusy, setBusy] = useState(false);
   useLayoutEffect(() => (first.current ?? input.current).focus(), []);
   async function submit(event) {
@@ -52,7 +52,7 @@ function Form({ provider }) {
     try {
       await signIn(input.current.value.trim());
     } catch (error) {
-      setFault(error.message);
+      setFault(error);
       setBusy(false);
       input.current.focus();
     }
@@ -70,8 +70,8 @@ function Form({ provider }) {
         <div class="field">
           <label for="key">API key</label>
           <input id="key" ref=${input} type="password" autocomplete="current-password" required placeholder="sk-…"
-            aria-invalid=${fault ? "true" : undefined} aria-describedby="key-help" />
-          ${fault && html`<p class="fault" role="alert"><${Icon} name="alert" /> ${fault}</p>`}
+            aria-invalid=${fault ? "true" : undefined} aria-describedby=${fault ? "key-fault key-help" : "key-help"} />
+          ${fault && html`<p class="fault" id="key-fault" role="alert" key=${fault}><${Icon} name="alert" /> ${fault.message}</p>`}
           <p class="help" id="key-help">
             The dashboard can do what the key can do, and does not keep it. <code>tidemill up</code> has one
             ${" in "}<code>.tidemill/api_key</code>.

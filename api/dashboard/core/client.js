@@ -18,10 +18,11 @@ const tabs = new BroadcastChannel("tidemill-session");
 
 /** The API refused, or did not answer (status 0). */
 export class Fault extends Error {
-  constructor(status, message, code = null) {
+  constructor(status, message, { code = null, param = null } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.param = param;
   }
 }
 
@@ -283,8 +284,8 @@ async function json(answer) {
 
 function faultOf(status, text) {
   try {
-    const { message, code } = JSON.parse(text).error;
-    return new Fault(status, String(message), code);
+    const { message, code, param } = JSON.parse(text).error;
+    return new Fault(status, String(message), { code, param });
   } catch {
     return new Fault(status, `The service answered with status ${status}.`);
   }

@@ -115,13 +115,13 @@ function Options({ values, set }) {
   return html`
     <div class="options">
       <${TextField} id="name" label="Name" value=${values.name} maxlength="512" onInput=${(name) => set({ name })} />
-      <${SelectField} id="window" label="Completion window" value=${values.window} onChange=${(window) => set({ window })}
+      <${SelectField} id="completion_window" label="Completion window" value=${values.window} onChange=${(window) => set({ window })}
         options=${limits.completion_windows.map((window) => [window, window])} />
       <${SelectField} id="dedupe" label="Equal lines" value=${values.dedupe} options=${DEDUPE} onChange=${(dedupe) => set({ dedupe })} />
-      <${TextField} id="callback" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
+      <${TextField} id="callback_url" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
         help="Gets a signed event when the batch ends" onInput=${(callback) => set({ callback })} />
       <${Field} id="metadata" label="Metadata" help="One name=value on each line" fault=${metadataOf(values.metadata) === null && "Each line needs a name, = and a value."}>
-        <textarea id="metadata" rows="3" aria-describedby="metadata-help" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
+        <textarea id="metadata" rows="3" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
       <//>
     </div>
   `;

@@ -46,10 +46,10 @@ function Rerun({ batch, lines, close }) {
   }
   return html`
     <div class="options">
-      ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="rerun-lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
-      <${SelectField} id="rerun-model" label="Model" value=${model} onChange=${setModel}
+      ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
+      <${SelectField} id="model" label="Model" value=${model} onChange=${setModel}
         options=${[["", "The same as before"], ...models.map(({ id }) => [id, id])]} />
-      <${SelectField} id="rerun-window" label="Completion window" value=${window} onChange=${setWindow}
+      <${SelectField} id="completion_window" label="Completion window" value=${window} onChange=${setWindow}
         options=${[["", `The same as before: ${batch.completion_window}`], ...session.value.limits.completion_windows.map((one) => [one, one])]} />
     </div>
     <div class="plan" aria-live="polite"><${Plan} ...${plan} /></div>
