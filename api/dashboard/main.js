@@ -1,6 +1,6 @@
 /** Starts the dashboard: who is signed in, and the page of the address in its frame. */
 
-import { moved, refused, resume, session, signOut, switchProject } from "./core/client.js";
+import { moved, refused, resume, session, signOut, switchProject, unknown } from "./core/client.js";
 import { close } from "./core/events.js";
 import { forget } from "./core/live.js";
 import { place, start } from "./core/route.js";
@@ -78,8 +78,15 @@ function Routed() {
   return html`<${Content} key=${path} params=${route.path.exec(path).slice(1).map(decoded)} />`;
 }
 
+/** Until it is known who is signed in. */
+function Waiting() {
+  const { value: error } = unknown;
+  if (!error) return html`<${Skeleton} rows=${6} height=${32} />`;
+  return html`<main><${Page} title="Tidemill" tab="Not loaded" live=${{ error, reload: resume }} /></main>`;
+}
+
 function App() {
-  if (session.value === undefined) return null;
+  if (session.value === undefined) return html`<${Waiting} />`;
   return html`
     ${session.value === null ? html`<${SignIn} />` : html`<${Frame} key=${`${session.value.id} ${session.value.project}`}><${refused.value ? NoProject : Routed} /><//>`}
     <${Overlays} />
@@ -98,5 +105,7 @@ effect(() => {
   // Apart from the effect, which would follow the toasts, too.
   if (value) queueMicrotask(() => toast(`Another tab has gone to the project ${value.project}. Back returns.`));
 });
-render(html`<${App} />`, document.querySelector("#app"));
+const app = document.querySelector("#app");
+app.replaceChildren();
+render(html`<${App} />`, app);
 resume();

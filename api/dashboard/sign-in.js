@@ -2,7 +2,7 @@
 
 import { ended, openid, openidAddress, signIn } from "./core/client.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./core/view.js";
-import { Banner } from "./ui/basics.js";
+import { Banner, Skeleton } from "./ui/basics.js";
 import { Icon } from "./ui/icons.js";
 import { useTitle } from "./ui/page.js";
 
@@ -37,13 +37,13 @@ export function SignIn() {
     openid().then(setProvider, () => setProvider(null));
   }, []);
   // A form shown before it is known would jump.
-  return provider === undefined ? null : html`<${Form} provider=${provider} />`;
+  return provider === undefined ? html`<${Skeleton} rows=${6} height=${32} />` : html`<${Form} provider=${provider} />`;
 }
 
 function Form({ provider }) {
   const first = useRef(null);
   const input = useRef(null);
-  const [fault, setFault] = useState(ended.value);
+  const [fault, setFault] = useState(ended.value && { message: ended.value });
   const [isBusy, setBusy] = useState(false);
   useLayoutEffect(() => (first.current ?? input.current).focus(), []);
   async function submit(event) {
@@ -52,7 +52,7 @@ function Form({ provider }) {
     try {
       await signIn(input.current.value.trim());
     } catch (error) {
-      setFault(error.message);
+      setFault(error);
       setBusy(false);
       input.current.focus();
     }
@@ -70,8 +70,8 @@ function Form({ provider }) {
         <div class="field">
           <label for="key">API key</label>
           <input id="key" ref=${input} type="password" autocomplete="current-password" required placeholder="sk-…"
-            aria-invalid=${fault ? "true" : undefined} aria-describedby="key-help" />
-          ${fault && html`<p class="fault" role="alert"><${Icon} name="alert" /> ${fault}</p>`}
+            aria-invalid=${fault ? "true" : undefined} aria-describedby=${fault ? "key-fault key-help" : "key-help"} />
+          ${fault && html`<p class="fault" id="key-fault" role="alert" key=${fault}><${Icon} name="alert" /> ${fault.message}</p>`}
           <p class="help" id="key-help">
             The dashboard can do what the key can do, and does not keep it. <code>tidemill up</code> has one
             ${" in "}<code>.tidemill/api_key</code>.

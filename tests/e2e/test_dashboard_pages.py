@@ -88,7 +88,7 @@ def paths(ids):
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_every_page_is_accessible_and_fits(page, made, size):
-    """axe-core finds no fault in either theme, pages fit the window, and texts of users stay text."""
+    """axe-core finds no fault in either theme, pages fit the window, texts of users stay text, and facts have values."""
     page.set_viewport_size(size)
     for path in paths(made):
         go(page, path)
@@ -101,6 +101,7 @@ def test_every_page_is_accessible_and_fits(page, made, size):
         assert not axe_faults(page, "color-contrast"), path
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path
         assert page.locator("main img, main script").count() == 0, path
+        assert "" not in page.locator("dd").all_inner_texts(), path
 
 
 def test_nothing_that_counts_is_cut(page, made):

@@ -10,6 +10,7 @@ const PLACE_CHARS_MAX = 1024;
 /** A call that takes longer has no answer: it may wait for its turn, and one that changes something for a server. */
 const READ_MS_MAX = 45_000;
 const WRITE_MS_MAX = 60_000;
+const RESUME_MS = 5_000;
 const SILENT = "The service does not answer.";
 /** No form and no link of another page can set this header; see docs/reference/api/sessions.md. */
 const OWN = { "x-tidemill-csrf": "1" };
@@ -17,10 +18,11 @@ const tabs = new BroadcastChannel("tidemill-session");
 
 /** The API refused, or did not answer (status 0). */
 export class Fault extends Error {
-  constructor(status, message, code = null) {
+  constructor(status, message, { code = null, param = null } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.param = param;
   }
 }
 
@@ -32,6 +34,8 @@ export class Fault extends Error {
 export const session = signal(undefined);
 /** Why the user has to sign in again, or null. */
 export const ended = signal(null);
+/** Why it is not known who is signed in. @type {{value: null|Error}} */
+export const unknown = signal(null);
 /** The project of the address, if the page cannot show it, and the error if it may later. @type {{value: null|{project: string, error?: Fault}}} */
 export const refused = signal(null);
 /** The project to which another tab has gone last. @type {{value: null|{project: string}}} */
@@ -86,13 +90,21 @@ function usual(error) {
   return session.value.limits;
 }
 
-/** Resume the session of this browser, in the project of the address. */
+let again;
+/** Resume the session of this browser, in the project of the address; if the service does not say, ask it again. */
 export const resume = () => inTurn(async () => {
+  clearTimeout(again);
+  unknown.value = null;
   try {
     await arrive(await ask("GET", ""));
   } catch (error) {
-    if (error.status !== 401) ended.value = error.message;
-    session.value = null;
+    if (error.status === 401) session.value = null;
+    else {
+      // The session may be in the project of the address already, and must not show it as the one before.
+      if (session.value && projectOf() !== session.value.project) session.value = undefined;
+      unknown.value = error;
+      again = setTimeout(resume, RESUME_MS);
+    }
   }
 });
 
@@ -272,8 +284,8 @@ async function json(answer) {
 
 function faultOf(status, text) {
   try {
-    const { message, code } = JSON.parse(text).error;
-    return new Fault(status, String(message), code);
+    const { message, code, param } = JSON.parse(text).error;
+    return new Fault(status, String(message), { code, param });
   } catch {
     return new Fault(status, `The service answered with status ${status}.`);
   }

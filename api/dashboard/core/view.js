@@ -3,7 +3,7 @@
 import { h } from "preact";
 import htm from "htm";
 
-export { render } from "preact";
+export { cloneElement, render } from "preact";
 export { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 export { effect, signal } from "@preact/signals";
 

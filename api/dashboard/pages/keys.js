@@ -73,10 +73,10 @@ function NewKey({ close, reload }) {
   const roles = isOperator() ? ROLES : ROLES.slice(0, -1);
   return html`
     <div class="options">
-      <${TextField} id="key-name" label="Name" value=${values.name} maxlength="100" help="What it is for" onInput=${(name) => set({ name })} />
-      <${SelectField} id="key-role" label="Role" value=${values.role} options=${roles} onChange=${(role) => set({ role })} />
-      <${SelectField} id="key-life" label="Valid" value=${values.life} options=${LIVES} onChange=${(life) => set({ life })} />
-      ${isOperator() && html`<${TextField} id="key-project" label="Project" value=${values.project} maxlength="64" help="A new name makes a new project" onInput=${(project) => set({ project })} />`}
+      <${TextField} id="name" label="Name" value=${values.name} maxlength="100" help="What it is for" onInput=${(name) => set({ name })} />
+      <${SelectField} id="role" label="Role" value=${values.role} options=${roles} onChange=${(role) => set({ role })} />
+      <${SelectField} id="expires_in_seconds" label="Valid" value=${values.life} options=${LIVES} onChange=${(life) => set({ life })} />
+      ${isOperator() && html`<${TextField} id="project" label="Project" value=${values.project} maxlength="64" help="A new name makes a new project" onInput=${(project) => set({ project })} />`}
     </div>
     <div class="buttons end"><${Button} act=${close}>Cancel<//><${Button} kind="primary" disabled=${!values.name.trim()} act=${create}>Create a key<//></div>
   `;

@@ -2,6 +2,7 @@
 
 import { call, canWrite, make, session, upload } from "../core/client.js";
 import { bytes, costRange, count, number } from "../core/format.js";
+import { useLive } from "../core/live.js";
 import { batchPath, go } from "../core/route.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { Banner, Button, Copy, Empty, Facts, Section } from "../ui/basics.js";
@@ -82,6 +83,7 @@ const modelNames = (signal) =>
 /** Looks at the chosen file, uploads it if it is well, and estimates it; a newer file replaces an older one. */
 function useInput(file, window) {
   const [state, setState] = useState({});
+  const [tries, setTries] = useState(0);
   const put = (values) => setState((old) => (old.file === file ? { ...old, ...values } : old));
   useEffect(() => {
     if (!file) return undefined;
@@ -97,16 +99,15 @@ function useInput(file, window) {
       else stop.signal.addEventListener("abort", () => drop(made));
     })().catch((error) => put({ error }));
     return () => stop.abort();
-  }, [file]);
-  const { made, checked } = state;
-  useEffect(() => {
-    if (!made) return;
-    call("POST", "/batches/estimate", { body: { input_file_id: made.id, endpoint: checked.endpoint, completion_window: window } }).then(
-      (estimate) => put({ estimate }),
-      (error) => put({ error }),
-    );
-  }, [made, window]);
-  return state.file === file ? state : {};
+  }, [file, tries]);
+  const current = state.file === file ? state : {};
+  const { made, checked, error } = current;
+  const live = useLive(made ? `estimate ${made.id}` : null, (signal) =>
+    call("POST", "/batches/estimate", { body: { input_file_id: made.id, endpoint: checked.endpoint, completion_window: window }, signal }), { isFinal: () => true });
+  // The estimate of the window before stays until the new one comes, so that nothing moves.
+  useEffect(() => void live.reload(), [window]);
+  const retry = error ? () => setTries(tries + 1) : live.reload;
+  return { ...current, estimate: live.data, error: error ?? live.error, retry };
 }
 
 function Options({ values, set }) {
@@ -114,13 +115,13 @@ function Options({ values, set }) {
   return html`
     <div class="options">
       <${TextField} id="name" label="Name" value=${values.name} maxlength="512" onInput=${(name) => set({ name })} />
-      <${SelectField} id="window" label="Completion window" value=${values.window} onChange=${(window) => set({ window })}
+      <${SelectField} id="completion_window" label="Completion window" value=${values.window} onChange=${(window) => set({ window })}
         options=${limits.completion_windows.map((window) => [window, window])} />
       <${SelectField} id="dedupe" label="Equal lines" value=${values.dedupe} options=${DEDUPE} onChange=${(dedupe) => set({ dedupe })} />
-      <${TextField} id="callback" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
+      <${TextField} id="callback_url" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
         help="Gets a signed event when the batch ends" onInput=${(callback) => set({ callback })} />
       <${Field} id="metadata" label="Metadata" help="One name=value on each line" fault=${metadataOf(values.metadata) === null && "Each line needs a name, = and a value."}>
-        <textarea id="metadata" rows="3" aria-describedby="metadata-help" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
+        <textarea id="metadata" rows="3" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
       <//>
     </div>
   `;
@@ -147,15 +148,15 @@ async function start({ made, checked }, { name, window, dedupe, callback, metada
 
 const Actions = ({ state, values, discard }) => html`
   <${Button} kind="quiet" act=${discard}>Discard<//>
-  <${Button} kind="primary" disabled=${!state.estimate || metadataOf(values.metadata) === null} act=${() => start(state, values)}>
+  <${Button} kind="primary" disabled=${!state.made || (!state.estimate && !state.error) || metadataOf(values.metadata) === null} act=${() => start(state, values)}>
     ${state.estimate ? `Start ${count(state.estimate.lines, "line")}` : "Start"}
   <//>
 `;
 
 function Chosen({ file, state, values, set, onFile }) {
-  const { checked, share, made, estimate, error } = state;
+  const { checked, share, made, estimate, error, retry } = state;
   return html`
-    ${error && html`<${Banner} tone="bad">${error.message}<//>`}
+    ${error && html`<${Banner} tone="bad" action=${html`<${Button} act=${retry}>Try again<//>`}>${error.message}<//>`}
     ${checked?.faults.length > 0 && html`<${Faults} faults=${checked.faults} />`}
     <${Section} title=${file.name} aside=${html`<span class="muted">${bytes(file.size)}</span><${DropZone} onFile=${onFile} isSmall />`}>
       ${checked?.samples.length > 0 && html`<${Table} label="First lines" columns=${COLUMNS} rows=${checked.samples} id=${({ line }) => String(line)}

@@ -134,7 +134,7 @@ export default function Replay() {
             <div class="options">
               <${Fields} ...${{ values, set, data: live.data }} />
               <${SelectField} id="model" label="Run on" value=${values.model} options=${[["", "the same model"], ...live.data.models.map(({ id }) => [id, id])]} onChange=${(model) => set({ model })} />
-              <${SelectField} id="window" label="Completion window" value=${values.window} options=${session.value.limits.completion_windows.map((window) => [window, window])} onChange=${(window) => set({ window })} />
+              <${SelectField} id="completion_window" label="Completion window" value=${values.window} options=${session.value.limits.completion_windows.map((window) => [window, window])} onChange=${(window) => set({ window })} />
             </div>
             <div class="buttons"><${Button} kind=${isReady ? undefined : "primary"} act=${look}>Show what would run<//></div>
           </div>

@@ -61,8 +61,8 @@ function Edit({ hook, close, reload }) {
   if (secret) return html`<${NewSecret} secret=${secret} close=${close} />`;
   return html`
     <div class="options">
-      <${TextField} id="hook-name" label="Name" value=${values.name} maxlength="100" onInput=${(name) => set({ name })} />
-      <${TextField} id="hook-url" label="URL" type="url" value=${values.url} placeholder="https://…" maxlength="2048" onInput=${(url) => set({ url })} />
+      <${TextField} id="name" label="Name" value=${values.name} maxlength="100" onInput=${(name) => set({ name })} />
+      <${TextField} id="url" label="URL" type="url" value=${values.url} placeholder="https://…" maxlength="2048" onInput=${(url) => set({ url })} />
       <fieldset class="field"><legend>Events</legend>
         ${TYPES.map((type) => html`<label class="choice"><input type="checkbox" checked=${values.types.has(type)} onChange=${() => flip(type)} />${type}</label>`)}
       </fieldset>

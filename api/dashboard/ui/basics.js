@@ -176,7 +176,7 @@ export function Menu({ label, icon, name, kind, children }) {
 export const Facts = ({ entries }) => html`
   <dl class="facts">
     ${entries
-      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .filter(([, value]) => ![null, undefined, false, ""].includes(value))
       .map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
   </dl>
 `;

@@ -1,29 +1,34 @@
 /** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
 
 import { place, setQuery } from "../core/route.js";
-import { html, useEffect, useState } from "../core/view.js";
+import { cloneElement, html, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
+import { wrong } from "./overlay.js";
 
 /**
- * One field.
+ * One field, which also shows why the service refuses it.
  * @param {{id: string, label: string, help?: string, fault?: string, children: any}} props `children` is the control
- *   with the same id.
+ *   with the same id: the parameter of the API.
  */
-export const Field = ({ id, label, help, fault, children }) => html`
-  <div class="field">
-    <label for=${id}>${label}</label>
-    ${children}
-    ${help && !fault && html`<p class="help" id=${`${id}-help`}>${help}</p>`}
-    ${fault && html`<p class="fault" id=${`${id}-help`} role="alert">${fault}</p>`}
-  </div>
-`;
+export function Field({ id, label, help, fault, children }) {
+  const isRefused = wrong.value.id === id;
+  const said = fault || (isRefused && wrong.value.message);
+  const marks = { "aria-invalid": said ? "true" : undefined, "aria-describedby": help || said ? `${id}-help` : undefined };
+  return html`
+    <div class="field" onInput=${() => isRefused && (wrong.value = {})}>
+      <label for=${id}>${label}</label>
+      ${cloneElement(children, marks)}
+      ${help && !said && html`<p class="help" id=${`${id}-help`}>${help}</p>`}
+      ${said && html`<p class="fault" id=${`${id}-help`} role="alert">${said}</p>`}
+    </div>
+  `;
+}
 
 /** A field with one line of text. `onInput` gets the text. */
 export const TextField = ({ id, label, help, fault, value, onInput, type = "text", ...rest }) => html`
   <${Field} ...${{ id, label, help, fault }}>
-    <input id=${id} type=${type} value=${value} autocomplete="off" aria-invalid=${fault ? "true" : undefined}
-      aria-describedby=${help || fault ? `${id}-help` : undefined}
+    <input id=${id} type=${type} value=${value} autocomplete="off"
       onInput=${(event) => onInput?.(event.currentTarget.value)} ...${rest} />
   <//>
 `;
@@ -75,16 +80,31 @@ function Choice({ filter: { name, title, options, placeholder, check }, value })
     onDone=${(text) => setQuery({ [name]: text })} />`;
 }
 
-/** A text that counts at Enter, or when the field is left. */
+/** A text that counts at Enter, or when the user leaves the field, unless by Escape out of a menu. */
 export function LateField({ id, label, value, onDone, check = () => null, ...rest }) {
   const [text, setText] = useState(value);
   const [fault, setFault] = useState(null);
-  useEffect(() => setText(value), [value]);
+  /** Where the user typed what does not count yet: a page that goes away takes the focus from its fields. */
+  const typedAt = useRef(null);
+  useEffect(() => {
+    setText(value);
+    setFault(value ? check(value) : null);
+  }, [value]);
+  function type(typed) {
+    typedAt.current = place.peek().text;
+    setText(typed);
+  }
   function done() {
+    typedAt.current = null;
     const found = text.trim() ? check(text.trim()) : null;
     setFault(found);
     if (!found) onDone(text.trim());
   }
-  return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${setText}
-    onKeyDown=${(event) => event.key === "Enter" && done()} onBlur=${done} ...${rest} />`;
+  function leave({ currentTarget: input }) {
+    // A click beside a menu closes it after the field has lost the focus, Escape before.
+    if (input.closest("details:not([open])")) setText(value);
+    else if (typedAt.current === place.peek().text) done();
+  }
+  return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${type}
+    onKeyDown=${(event) => event.key === "Enter" && done()} onBlur=${leave} ...${rest} />`;
 }

@@ -35,12 +35,18 @@ export function toast(text, tone = "good", link) {
   if (tone !== "bad") setTimeout(() => dismiss(id), TOAST_MS);
 }
 
+/** The id of the field that the service refuses, and why; or neither. */
+export const wrong = signal({});
+
 /**
- * Say that an action failed, in the dialog that it belongs to or as a toast.
- * @param {Error|null} error null takes back what the dialog said before.
+ * Say that an action failed: at the field that is the parameter of the API, in the dialog that it belongs to, or as a toast.
+ * @param {Error|null} error null takes back what was said before.
  * @param {Element} source Its button.
  */
 export function report(error, source) {
+  const field = error?.param && source.closest("dialog, main")?.querySelector(`#${CSS.escape(error.param)}`);
+  wrong.value = field ? { id: field.id, message: error.message } : {};
+  if (field) return field.focus();
   if (source.closest("dialog")) fault.value = error?.message ?? null;
   else if (error) toast(error.message, "bad");
 }

@@ -31,6 +31,8 @@ export function codeOf({ status, result: { response, error } }) {
   return code ?? (http ? `http_${http}` : "unknown");
 }
 
+const numbered = (text) => (/^0*[1-9]\d*$/.test(text) ? null : "A whole number from 1, without commas.");
+
 /** The next line that is shown, or the one before; null if there is none. */
 function neighbour(lines, index, step) {
   const found = step > 0 ? lines.find((line) => line.index > index) : lines.findLast((line) => line.index < index);
@@ -118,7 +120,7 @@ export function Lines({ batch }) {
   return html`
     <div class="toolbar">
       <${Filters} filters=${FILTERS} />
-      <div class="end jump"><${LateField} id="from" label="From line" value=${query.get("from") ?? ""} inputmode="numeric" onDone=${(text) => setQuery({ from: text, tab: "lines" })} /></div>
+      <div class="end jump"><${LateField} id="from" label="From line" value=${query.get("from") ?? ""} inputmode="numeric" check=${numbered} onDone=${(text) => setQuery({ from: text, tab: "lines" })} /></div>
     </div>
     ${error && html`<${Empty}>${error.message}<//>`}
     ${!error && !lines && html`<${Skeleton} rows=${8} height=${24} />`}

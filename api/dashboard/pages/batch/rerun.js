@@ -2,6 +2,7 @@
 
 import { call, make, session } from "../../core/client.js";
 import { costRange, count } from "../../core/format.js";
+import { useLive } from "../../core/live.js";
 import { batchPath, go } from "../../core/route.js";
 import { html, useEffect, useState } from "../../core/view.js";
 import { Button } from "../../ui/basics.js";
@@ -20,8 +21,8 @@ export function openRerun(batch, lines) {
 }
 
 /** The plan of a rerun, as a sentence. */
-function Plan({ plan, fault }) {
-  if (fault) return html`<p class="bad" role="alert">${fault}</p>`;
+function Plan({ data: plan, error, reload }) {
+  if (error) return html`<p class="bad" role="alert">${error.message}</p><${Button} act=${reload}>Try again<//>`;
   if (!plan) return html`<p class="muted">Counting …</p>`;
   return html`<p>${count(plan.lines, "line")}, about ${count(plan.input_tokens, "token")} in${plan.cost.is_free ? "" : `, cost ${costRange(plan.cost)}`}.</p>`;
 }
@@ -31,21 +32,13 @@ function Rerun({ batch, lines, close }) {
   const [model, setModel] = useState("");
   const [window, setWindow] = useState("");
   const [models, setModels] = useState([]);
-  const [found, setFound] = useState({});
   const body = { lines: lines ?? kind, ...(model && { model }), ...(window && { completion_window: window }) };
   const path = `${batchPath(batch.id)}/rerun`;
   useEffect(() => {
     call("GET", "/models").then(({ data }) => setModels(data.filter(({ tidemill }) => tidemill.endpoints.includes(batch.endpoint))), () => {});
   }, []);
-  useEffect(() => {
-    setFound({});
-    const stop = new AbortController();
-    call("POST", path, { body: { ...body, dry_run: true }, signal: stop.signal }).then(
-      (plan) => setFound({ plan }),
-      (error) => stop.signal.aborted || setFound({ fault: error.message }),
-    );
-    return () => stop.abort();
-  }, [kind, model, window]);
+  const plan = useLive(`rerun ${batch.id} ${JSON.stringify(body)}`, (signal) =>
+    call("POST", path, { body: { ...body, dry_run: true }, signal }), { isFinal: () => true });
   async function start() {
     const made = await make(path, body);
     close();
@@ -53,16 +46,16 @@ function Rerun({ batch, lines, close }) {
   }
   return html`
     <div class="options">
-      ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="rerun-lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
-      <${SelectField} id="rerun-model" label="Model" value=${model} onChange=${setModel}
+      ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
+      <${SelectField} id="model" label="Model" value=${model} onChange=${setModel}
         options=${[["", "The same as before"], ...models.map(({ id }) => [id, id])]} />
-      <${SelectField} id="rerun-window" label="Completion window" value=${window} onChange=${setWindow}
+      <${SelectField} id="completion_window" label="Completion window" value=${window} onChange=${setWindow}
         options=${[["", `The same as before: ${batch.completion_window}`], ...session.value.limits.completion_windows.map((one) => [one, one])]} />
     </div>
-    <div class="plan" aria-live="polite"><${Plan} ...${found} /></div>
+    <div class="plan" aria-live="polite"><${Plan} ...${plan} /></div>
     <div class="buttons end">
       <${Button} act=${close}>Close<//>
-      <${Button} kind="primary" disabled=${!found.plan} act=${start}>Rerun ${found.plan ? count(found.plan.lines, "line") : "lines"}<//>
+      <${Button} kind="primary" disabled=${!plan.data && !plan.error} act=${start}>Rerun ${plan.data ? count(plan.data.lines, "line") : "lines"}<//>
     </div>
   `;
 }
