@@ -93,8 +93,8 @@ class Decisions:
         """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
         """Decisions of former owners by offset, until the record is redelivered: stream, first place, lines."""
-        self._dead: list[tuple[Record, IntakeError]] = []
-        """Rejected records, and why."""
+        self._dead: list[tuple[Record, IntakeError, str | None]] = []
+        """Rejected records, why, and the open batch that each was for, if it was for one."""
         self._new: Stream | None = None
         """The stream that the current record has begun."""
 
@@ -148,7 +148,8 @@ class Decisions:
             try:
                 found = await self._admitted(record)
             except IntakeError as error:
-                self._dead.append((record, error))
+                # A later record of the same call may end the stream.
+                self._dead.append((record, error, self._batch_of(record, error.project)))
                 return None
             else:
                 if found is not None:
@@ -170,20 +171,28 @@ class Decisions:
         """Write the dead letters of rejected records, many at once: a producer may send any number.
 
         Args:
-            show: Shows a dead letter on the open batch of the record: the api may have accepted it.
+            show: Shows a dead letter on the open batch of the record: its producer, or the api, counts it as sent.
         """
         dead, self._dead = self._dead, []
-        await asyncio.gather(*(self._send_dead_letter(record, error, show) for record, error in dead))
+        await asyncio.gather(*(self._send_dead_letter(*rejected, show) for rejected in dead))
 
-    async def _send_dead_letter(self, record: Record, error: IntakeError, show: Show) -> None:
-        await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))
-        if error.project is not None and (batch_id := self._batch_of(record, error.project)) is not None:
+    async def _send_dead_letter(
+        self, record: Record, error: IntakeError, batch_id: str | None, show: Show
+    ) -> None:
+        await send_dead_letter(
+            self._sender, without_credential(record), stage="ingest", reason=str(error), project=error.project
+        )
+        if batch_id is not None:
             await show(batch_id, source_of(record), str(error))
         record.ack()
 
-    def _batch_of(self, record: Record, project: str) -> str | None:
-        """The batch of the project that a record is for, if its stream is not a direct producer's."""
+    def _batch_of(self, record: Record, project: str | None) -> str | None:
+        """The batch of a rejected record; None if no credential proves its project, or it is for no open batch."""
+        if project is None:
+            return None
         name = (record.key or b"").decode(errors="replace")
+        if (stream := self.streams.get((project, name))) is not None:
+            return stream.state.id
         known = self.known.get(name)
         is_own = self._quotas.owns(project, name) or (known is not None and known.state.project == project)
         return name if is_own else None
@@ -199,8 +208,9 @@ class Decisions:
             self._quotas.check_bytes(stream.state.project, joined_bytes(lines))
         except IntakeError as error:
             if not stream.state.is_of_api:
+                error.project = stream.state.project
                 # The record is in the stream's journal, which acknowledges it.
-                self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
+                self._dead.append((dataclasses.replace(record, ack=lambda: None), error, stream.state.id))
             return LineFault(Quota.BYTES, f"The line was not run: {error}.")
         return None
 
@@ -232,12 +242,15 @@ class Decisions:
         Raises:
             IntakeError: The record is rejected.
         """
-        headers = intake.own_headers(record.headers)
-        if intake.TICK in headers and record.value is None:
-            return None
-        label = intake.label(record.key, headers)
-        logged_at = record.timestamp if record.is_logged_at else None
-        project = await self._project(intake.secret(headers), label.name, logged_at)
+        try:
+            headers = intake.own_headers(record.headers)
+            if intake.TICK in headers and record.value is None:
+                return None
+            label = intake.label(record.key, headers)
+        except IntakeError as error:
+            error.project = await self._project_of_malformed(record)
+            raise
+        project = await self._project(intake.secret(headers), label.name, _logged_at(record))
         try:
             lines = bounded(record.value or b"")
             stream = await self._stream_of(record, headers, label, project, lines)
@@ -245,6 +258,15 @@ class Decisions:
             error.project = project
             raise
         return None if stream is None else (stream, label, lines)
+
+    async def _project_of_malformed(self, record: Record) -> str | None:
+        """The project of a record with an invalid header, if its credential proves one for its stream."""
+        kept = ((name, content) for name, content in record.headers if name.lower() == intake.AUTHORIZATION)
+        try:
+            secret = intake.secret(intake.own_headers(kept))
+            return await self._project(secret, intake.label(record.key, {}).name, _logged_at(record))
+        except IntakeError as error:
+            return error.project
 
     async def _stream_of(
         self, record: Record, headers: dict[str, str], label: Label, project: str, lines: list[bytes]
@@ -307,6 +329,11 @@ class Decisions:
         stream = self._factory.open(record.partition, command)
         self.streams[stream.state.name] = self.known[label.name] = self._new = stream
         return stream
+
+
+def _logged_at(record: Record) -> float | None:
+    """When the log got a record, by its own clock; None if the topic keeps the producer's time."""
+    return record.timestamp if record.is_logged_at else None
 
 
 def without_credential(record: Record) -> Record:
