@@ -64,6 +64,7 @@ REJECTED = {
     "a malformed number": functools.partial(record, 1, ("tidemill-seq", b"one")),
     "a malformed end": functools.partial(record, 1, ("tidemill-end", b"yes")),
     "a header that is not UTF-8": functools.partial(record, 1, ("tidemill-metadata", b"\xff")),
+    "an unknown header": functools.partial(record, 1, ("tidemill-endd", b"true")),
     "a header of our own": functools.partial(record, 1, (UNREAD, b"x")),
 }
 
