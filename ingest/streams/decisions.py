@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tidemill import metrics
 from tidemill.ingest.files.verdict import LineFault
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.stream import PARTS_MAX, RECORD_LINES_MAX, Resources, Stream
@@ -292,9 +293,23 @@ class Decisions:
             if ids.is_batch_id(label.name):
                 raise IntakeError("it is for an open batch, which is sealed or does not exist")
             stream = self._begun(record, (project, label.name), lines)
-        elif self._is_copy(label, stream):
+        elif self._is_copy(label, stream) and not self._is_end_of_copy(stream, label, lines):
             return None
         return stream
+
+    @staticmethod
+    def _is_end_of_copy(stream: Stream, label: Label, lines: list[bytes]) -> bool:
+        """Drop the lines of a copy, and count it; returns whether it ends the stream nevertheless.
+
+        A producer may number its end like its last record, or send that again with the end. Dropped lines may be those
+        of a second producer; the api repeats its appends.
+        """
+        is_end = label.ends and label.seq == stream.seq
+        if not stream.state.is_of_api and (lines or not is_end):
+            stream.drop()
+            metrics.COPIES_DROPPED.inc()
+        lines.clear()
+        return is_end
 
     def _begun(self, record: Record, name: tuple[str, str], lines: list[bytes]) -> Stream:
         """The stream that a record of a direct producer begins; raises `IntakeError` if it may not."""

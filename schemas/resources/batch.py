@@ -281,6 +281,9 @@ class Extras(Shape):
     """Whether more lines may come: it is a stream that is not sealed."""
     sequence: Number | None = None
     """The highest number of the appends to it, or of the records of its stream; null if none has any."""
+    dropped_records: Number | None = None
+    """Records of a direct producer's stream that were dropped as copies, since their `tidemill-seq` was not above
+    those before; null for none. If ingest dies meanwhile, it counts some twice or not at all."""
     input_bytes: Number | None = None
     """Bytes of the lines of a stream so far; null once they are a file, or if it never was a stream."""
     callback_url: Url | None = None
