@@ -194,6 +194,8 @@ class Decisions:
         name = (record.key or b"").decode(errors="replace")
         if (stream := self.streams.get((project, name))) is not None:
             return stream.state.id
+        if (other := self._quotas.elsewhere(project, name, record.partition)) is not None:
+            return other.batch_id
         known = self.known.get(name)
         is_own = self._quotas.owns(project, name) or (known is not None and known.state.project == project)
         return name if is_own else None
@@ -288,6 +290,8 @@ class Decisions:
         if stream is None and (command := self._opening(headers)) is not None:
             return self._opened(record, project, label, command)
         if stream is None:
+            if lines or label.ends:
+                self._check_partition(record, project, label.name)
             if not lines or self._is_copy(label, self.known.get(label.name)):
                 return None
             if ids.is_batch_id(label.name):
@@ -301,8 +305,8 @@ class Decisions:
     def _is_end_of_copy(stream: Stream, label: Label, lines: list[bytes]) -> bool:
         """Drop the lines of a copy, and count it; returns whether it ends the stream nevertheless.
 
-        A producer may number its end like its last record, or send that again with the end. Dropped lines may be those
-        of a second producer; the api repeats its appends.
+        A producer may number its end like its last record, or send that again with the end. Dropped lines may be
+        those of a second producer; the api repeats its appends.
         """
         is_end = label.ends and label.seq == stream.seq
         if not stream.state.is_of_api and (lines or not is_end):
@@ -310,6 +314,17 @@ class Decisions:
             metrics.COPIES_DROPPED.inc()
         lines.clear()
         return is_end
+
+    def _check_partition(self, record: Record, project: str, name: str) -> None:
+        """Raise `IntakeError` if a stream of this name is open in another partition: two partitioners are at work.
+
+        Its batch tells, which is published after it begins, and is shown as open for a while after it ends.
+        """
+        if (other := self._quotas.elsewhere(project, name, record.partition)) is not None:
+            raise IntakeError(
+                f"its stream is in partition {other.partition}, and it is in partition {record.partition}: "
+                "all producers of a stream must use one partitioner"
+            )
 
     def _begun(self, record: Record, name: tuple[str, str], lines: list[bytes]) -> Stream:
         """The stream that a record of a direct producer begins; raises `IntakeError` if it may not."""
