@@ -19,6 +19,7 @@ class _Counts(msgspec.Struct, frozen=True):
 
 class _Extras(msgspec.Struct, frozen=True):
     stream: str | None = None
+    stream_partition: int | None = None
     open: bool | None = None
     input_bytes: int | None = None
 
@@ -27,6 +28,12 @@ class _Batch(msgspec.Struct, frozen=True):
     status: Status
     request_counts: _Counts = _Counts()
     tidemill: _Extras = _Extras()
+
+    @property
+    def accepts_records(self) -> bool:
+        """Whether a producer may add lines to it."""
+        is_over = self.status.is_terminal or self.status is Status.CANCELLING
+        return bool(self.tidemill.open) and not is_over
 
     @property
     def has_input(self) -> bool:

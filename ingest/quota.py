@@ -15,6 +15,7 @@ from tidemill import quotas
 from tidemill.configuration.projects import Limits
 from tidemill.ingest import batch_records
 from tidemill.ingest.files.verdict import LineFault
+from tidemill.ingest.open_streams import OpenStream, OpenStreams
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas import UNREADABLE
@@ -79,15 +80,18 @@ class Quotas:
         """Bytes of the unfinished inputs of this process's streams, by file id."""
         self._growing: Counter[str] = Counter()
         """The sums of these bytes by project."""
+        self._open = OpenStreams()
 
     def batch(self, key: str, value: bytes | None, offset: int) -> None:
         """Apply a record of `tidemill.batches`."""
         if value is None:
             self._drop(key)
             self._kept.drop(key)
+            self._open.drop(key)
             return
         if (record := batch_records.decoded(value, offset)) is None:
             return
+        self._open.apply(key, record)
         known = self._kept.size(key)
         if known is None or known < record.batch.has_input:
             self._kept.put(key, record.project, int(record.batch.has_input))
@@ -123,6 +127,10 @@ class Quotas:
     def owns(self, project: str, batch_id: str) -> bool:
         """Whether `tidemill.batches` has the batch as one of the project."""
         return self._kept.project(batch_id) == project
+
+    def elsewhere(self, project: str, stream: str, partition: int) -> OpenStream | None:
+        """An open stream of this name in another partition of the intake, as `tidemill.batches` shows it."""
+        return self._open.elsewhere(project, stream, partition)
 
     def check_batch(self, project: str) -> None:
         """Check that a project may have one more batch.

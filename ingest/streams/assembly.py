@@ -165,7 +165,15 @@ class InputAssembly:
             lambda: self._sender.send(topics.FILES.name, file.id, encode(record)),
         )
         source = InputRef(key=key, bytes=size)
-        await self._publisher.send_fact(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))
+        await self._publisher.send_fact(
+            Sealed(
+                batch_id=state.id,
+                total=lines,
+                model=state.model,
+                input=source,
+                dropped_records=state.dropped or None,
+            )
+        )
 
     async def _input(self, state: State) -> tuple[int, str] | None:
         """Write the input, and retry until that works; meanwhile the batch shows why it is not complete.

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tidemill import metrics
 from tidemill.ingest.files.verdict import LineFault
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.stream import PARTS_MAX, RECORD_LINES_MAX, Resources, Stream
@@ -93,8 +94,8 @@ class Decisions:
         """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
         """Decisions of former owners by offset, until the record is redelivered: stream, first place, lines."""
-        self._dead: list[tuple[Record, IntakeError]] = []
-        """Rejected records, and why."""
+        self._dead: list[tuple[Record, IntakeError, str | None]] = []
+        """Rejected records, why, and the open batch that each was for, if it was for one."""
         self._new: Stream | None = None
         """The stream that the current record has begun."""
 
@@ -148,7 +149,8 @@ class Decisions:
             try:
                 found = await self._admitted(record)
             except IntakeError as error:
-                self._dead.append((record, error))
+                # A later record of the same call may end the stream.
+                self._dead.append((record, error, self._batch_of(record, error.project)))
                 return None
             else:
                 if found is not None:
@@ -170,20 +172,30 @@ class Decisions:
         """Write the dead letters of rejected records, many at once: a producer may send any number.
 
         Args:
-            show: Shows a dead letter on the open batch of the record: the api may have accepted it.
+            show: Shows a dead letter on the open batch of the record: its producer, or the api, counts it as sent.
         """
         dead, self._dead = self._dead, []
-        await asyncio.gather(*(self._send_dead_letter(record, error, show) for record, error in dead))
+        await asyncio.gather(*(self._send_dead_letter(*rejected, show) for rejected in dead))
 
-    async def _send_dead_letter(self, record: Record, error: IntakeError, show: Show) -> None:
-        await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))
-        if error.project is not None and (batch_id := self._batch_of(record, error.project)) is not None:
+    async def _send_dead_letter(
+        self, record: Record, error: IntakeError, batch_id: str | None, show: Show
+    ) -> None:
+        await send_dead_letter(
+            self._sender, without_credential(record), stage="ingest", reason=str(error), project=error.project
+        )
+        if batch_id is not None:
             await show(batch_id, source_of(record), str(error))
         record.ack()
 
-    def _batch_of(self, record: Record, project: str) -> str | None:
-        """The batch of the project that a record is for, if its stream is not a direct producer's."""
+    def _batch_of(self, record: Record, project: str | None) -> str | None:
+        """The batch of a rejected record; None if no credential proves its project, or it is for no open batch."""
+        if project is None:
+            return None
         name = (record.key or b"").decode(errors="replace")
+        if (stream := self.streams.get((project, name))) is not None:
+            return stream.state.id
+        if (other := self._quotas.elsewhere(project, name, record.partition)) is not None:
+            return other.batch_id
         known = self.known.get(name)
         is_own = self._quotas.owns(project, name) or (known is not None and known.state.project == project)
         return name if is_own else None
@@ -199,8 +211,9 @@ class Decisions:
             self._quotas.check_bytes(stream.state.project, joined_bytes(lines))
         except IntakeError as error:
             if not stream.state.is_of_api:
+                error.project = stream.state.project
                 # The record is in the stream's journal, which acknowledges it.
-                self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
+                self._dead.append((dataclasses.replace(record, ack=lambda: None), error, stream.state.id))
             return LineFault(Quota.BYTES, f"The line was not run: {error}.")
         return None
 
@@ -232,12 +245,15 @@ class Decisions:
         Raises:
             IntakeError: The record is rejected.
         """
-        headers = intake.own_headers(record.headers)
-        if intake.TICK in headers and record.value is None:
-            return None
-        label = intake.label(record.key, headers)
-        logged_at = record.timestamp if record.is_logged_at else None
-        project = await self._project(intake.secret(headers), label.name, logged_at)
+        try:
+            headers = intake.own_headers(record.headers)
+            if intake.TICK in headers and record.value is None:
+                return None
+            label = intake.label(record.key, headers)
+        except IntakeError as error:
+            error.project = await self._project_of_malformed(record)
+            raise
+        project = await self._project(intake.secret(headers), label.name, _logged_at(record))
         try:
             lines = bounded(record.value or b"")
             stream = await self._stream_of(record, headers, label, project, lines)
@@ -245,6 +261,15 @@ class Decisions:
             error.project = project
             raise
         return None if stream is None else (stream, label, lines)
+
+    async def _project_of_malformed(self, record: Record) -> str | None:
+        """The project of a record with an invalid header, if its credential proves one for its stream."""
+        kept = ((name, content) for name, content in record.headers if name.lower() == intake.AUTHORIZATION)
+        try:
+            secret = intake.secret(intake.own_headers(kept))
+            return await self._project(secret, intake.label(record.key, {}).name, _logged_at(record))
+        except IntakeError as error:
+            return error.project
 
     async def _stream_of(
         self, record: Record, headers: dict[str, str], label: Label, project: str, lines: list[bytes]
@@ -265,14 +290,41 @@ class Decisions:
         if stream is None and (command := self._opening(headers)) is not None:
             return self._opened(record, project, label, command)
         if stream is None:
+            if lines or label.ends:
+                self._check_partition(record, project, label.name)
             if not lines or self._is_copy(label, self.known.get(label.name)):
                 return None
             if ids.is_batch_id(label.name):
                 raise IntakeError("it is for an open batch, which is sealed or does not exist")
             stream = self._begun(record, (project, label.name), lines)
-        elif self._is_copy(label, stream):
+        elif self._is_copy(label, stream) and not self._is_end_of_copy(stream, label, lines):
             return None
         return stream
+
+    @staticmethod
+    def _is_end_of_copy(stream: Stream, label: Label, lines: list[bytes]) -> bool:
+        """Drop the lines of a copy, and count it; returns whether it ends the stream nevertheless.
+
+        A producer may number its end like its last record, or send that again with the end. Dropped lines may be
+        those of a second producer; the api repeats its appends.
+        """
+        is_end = label.ends and label.seq == stream.seq
+        if not stream.state.is_of_api and (lines or not is_end):
+            stream.drop()
+            metrics.COPIES_DROPPED.inc()
+        lines.clear()
+        return is_end
+
+    def _check_partition(self, record: Record, project: str, name: str) -> None:
+        """Raise `IntakeError` if a stream of this name is open in another partition: two partitioners are at work.
+
+        Its batch tells, which is published after it begins, and is shown as open for a while after it ends.
+        """
+        if (other := self._quotas.elsewhere(project, name, record.partition)) is not None:
+            raise IntakeError(
+                f"its stream is in partition {other.partition}, and it is in partition {record.partition}: "
+                "all producers of a stream must use one partitioner"
+            )
 
     def _begun(self, record: Record, name: tuple[str, str], lines: list[bytes]) -> Stream:
         """The stream that a record of a direct producer begins; raises `IntakeError` if it may not."""
@@ -307,6 +359,11 @@ class Decisions:
         stream = self._factory.open(record.partition, command)
         self.streams[stream.state.name] = self.known[label.name] = self._new = stream
         return stream
+
+
+def _logged_at(record: Record) -> float | None:
+    """When the log got a record, by its own clock; None if the topic keeps the producer's time."""
+    return record.timestamp if record.is_logged_at else None
 
 
 def without_credential(record: Record) -> Record:

@@ -96,6 +96,7 @@ class StreamFactory:
             tidemill=Extras(
                 name=name[1],
                 stream=name[1],
+                stream_partition=place[0],
                 open=True,
                 input_bytes=0,
                 traceparent=traceparent,

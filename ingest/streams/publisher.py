@@ -145,6 +145,7 @@ class Publisher:
                 model=stream.state.model,
                 sequence=stream.seq if stream.seq >= 0 else None,
                 bytes=stream.size,
+                dropped_records=stream.state.dropped or None,
             )
         )
         for marks, value in error_lines.packed(stream.state.id, checked.faults):

@@ -78,6 +78,8 @@ class State(BaseModel):
     """The line that chose the model has a lower place."""
     kept_seq: Sequence = -1
     """The highest `seq` of the records in parts."""
+    dropped: Number = 0
+    """Records that were dropped as copies."""
     parts: Annotated[tuple[StreamPart, ...], Field(max_length=PARTS_MAX + GROUPS_MAX)] = ()
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, number of lines, `seq` or -1."""
@@ -207,6 +209,10 @@ class Stream:
         self.state = self.state.model_copy(update={"journal": journal})
         self.seq = self.seq if seq is None else seq
         return first
+
+    def drop(self) -> None:
+        """Count a record that is dropped as a copy."""
+        self.state = self.state.model_copy(update={"dropped": self.state.dropped + 1})
 
     def judge(self, end: int, refused: Iterable[int]) -> None:
         """Note the verdict on the lines below a place, and the model that they have chosen."""

@@ -177,7 +177,9 @@ def grown(state: State, fact: Grown) -> State:
         return _early(state, fact)
     if not state.growing or fact.total <= state.batch.request_counts.total:
         return state
-    state = state.with_total(fact.total, model=state.batch.model or fact.model).with_extras(input_bytes=fact.bytes)
+    state = state.with_total(fact.total, model=state.batch.model or fact.model).with_extras(
+        input_bytes=fact.bytes, dropped_records=fact.dropped_records
+    )
     return state if fact.sequence is None else state.with_extras(sequence=fact.sequence)
 
 
@@ -193,7 +195,7 @@ def no_more_lines(state: State, fact: Ended | Sealed) -> State:
     if isinstance(fact, Ended):
         return state.with_extras(open=False) if state.batch.tidemill.open else state
     state = state.with_total(fact.total, model=state.batch.model or fact.model).with_extras(
-        open=False, input_bytes=None
+        open=False, input_bytes=None, dropped_records=fact.dropped_records
     )
     return state.model_copy(update={"input": fact.input, "growing": False})
 

@@ -8,6 +8,7 @@ A letter has the value and headers of the record, and these headers:
 | `tidemill-dead-source` | `topic/partition/offset`: the letter's id, and its key in `tidemill.dead` |
 | `tidemill-dead-reason` | the reason |
 | `tidemill-dead-key` | the record's own key, if it had one |
+| `tidemill-dead-project` | the project of a producer's record, if its credential proved it |
 | `tidemill-dead-cut` | the bytes of a value that was too large, and is missing |
 | `tidemill-dead-requeued` | instead of a letter, a mark that the letter with this id was sent to its topic again |
 
@@ -21,7 +22,7 @@ from typing import Final
 from tidemill.schemas.bounds import ID_CHARS_MAX
 from tidemill.schemas.log.codec import DecodeError, Headers, batch_of, decode_command, decode_fact, lines_batch
 from tidemill.schemas.log.messages import BatchCreated, Command, Fact
-from tidemill.schemas.log.topics import COMMANDS
+from tidemill.schemas.log.topics import COMMANDS, INTAKE
 
 VALUE_BYTES_MAX: Final = 900 * 1024
 """With its headers a letter must fit into `RECORD_BYTES_MAX`."""
@@ -36,12 +37,13 @@ STAGE: Final = "tidemill-dead-stage"
 SOURCE: Final = "tidemill-dead-source"
 REASON: Final = "tidemill-dead-reason"
 KEY: Final = "tidemill-dead-key"
+PROJECT: Final = "tidemill-dead-project"
 CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
 UNREAD: Final = "tidemill-unread"
 """Marks a stand-in for records that could not be decompressed, with the reason (`decompression.py`)."""
-_OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
+_OURS: Final = (STAGE, SOURCE, REASON, KEY, PROJECT, CUT, MARK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,14 @@ class DeadLetter:
     """The length of a value that was too large."""
     at: float
     """Unix seconds."""
+    project: str | None = None
+    """The project of a producer's record, if its credential proved it."""
+
+    @property
+    def stream(self) -> str | None:
+        """The name of the stream that a record of the intake was for."""
+        is_named = self.topic == INTAKE.name and self.key is not None
+        return (self.key or b"").decode(errors="replace") if is_named else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +82,13 @@ class RequeueMark:
 
 
 def headers(
-    source: str, own: Iterable[tuple[str, bytes | None]], *, key: bytes | None, stage: str, reason: str
+    source: str,
+    own: Iterable[tuple[str, bytes | None]],
+    *,
+    key: bytes | None,
+    stage: str,
+    reason: str,
+    project: str | None = None,
 ) -> Headers:
     """The headers of a letter, whose source is `topic/partition/offset`, with the record's own headers and key."""
     kept: list[tuple[str, bytes | None]] = []
@@ -91,6 +107,8 @@ def headers(
     ]
     if key is not None:
         ours.append((KEY, key[:HEADERS_BYTES_MAX]))
+    if project is not None:
+        ours.append((PROJECT, project.encode()))
     return [*kept, *ours]
 
 
@@ -119,6 +137,7 @@ def decode(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: f
         headers=tuple((name, content) for name, content in own if name not in _OURS),
         cut_bytes=int(cut) if cut.isdigit() and len(cut) <= _DIGITS_MAX else None,
         at=at,
+        project=values[PROJECT].decode("utf-8", "replace") if PROJECT in values else None,
     )
 
 

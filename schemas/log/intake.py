@@ -12,6 +12,8 @@
 | `tidemill-output` | on the first record: `one` file, or `numbered` files |
 | `traceparent` | on the first record: W3C's context of the trace that the batch continues |
 
+Other names that begin with `tidemill-` are a mistake, and ingest rejects the record.
+
 The api opens a batch of its own with a record without lines. Its key is the batch's id, which is the name of the
 stream; no other record opens a stream with a name of this form.
 
@@ -28,7 +30,7 @@ from typing import Final
 
 import orjson
 
-from tidemill.schemas import traces
+from tidemill.schemas import ids, traces
 from tidemill.schemas.bounds import METADATA_KEY_CHARS_MAX as KEY_CHARS_MAX
 from tidemill.schemas.bounds import METADATA_PAIRS_MAX, NAME_CHARS_MAX
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX as VALUE_CHARS_MAX
@@ -51,9 +53,8 @@ SIGNATURE: Final = "tidemill-signature"
 TICK: Final = "tidemill-tick"
 """Marks a record that ingest sends to itself when a partition is assigned, to do the work that is due there."""
 
-_HEADERS: Final = frozenset({
-    AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT, OPENS, SIGNATURE, TICK,
-})  # fmt: skip
+PRODUCERS_HEADERS: Final = (END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT)
+_HEADERS: Final = frozenset({AUTHORIZATION, *PRODUCERS_HEADERS, OPENS, SIGNATURE, TICK, TRACEPARENT})
 
 OUTPUTS: Final = ("one", "numbered")
 SEQ_DIGITS_MAX: Final = 18
@@ -113,7 +114,7 @@ def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
     """Decode the key, and the headers that `own_headers` returned.
 
     Raises:
-        IntakeError: The key or a header is invalid.
+        IntakeError: The key or a header is invalid, or a header of a direct producer is unknown.
     """
     if UNREAD in headers:
         # Any producer may send this header, so its text stays out of the log of the process.
@@ -124,6 +125,9 @@ def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
         raise IntakeError("the key, which is the stream's name, is not UTF-8") from None
     except IntakeError as error:
         raise IntakeError(f"the key, which is the stream's name: {error}") from None
+    # A later version of the api may add headers to its own records.
+    if not _HEADERS.issuperset(headers) and not ids.is_batch_id(name):
+        raise IntakeError(f"it has an unknown header; those of producers are {', '.join(PRODUCERS_HEADERS)}")
     ends = headers.get(END, "false").lower()
     if ends not in {"true", "false"}:
         raise IntakeError(f"the header {END} must be true or false")

@@ -177,18 +177,17 @@ class Opened(_Message):
 
 
 class Grown(_Message):
-    """A stream's batch has more lines; sent before the first of them is published."""
+    """A stream's batch has more lines, counted from its beginning; sent before the first new one is published."""
 
     kind: Literal["grown"] = "grown"
     batch_id: Id
     total: Number
-    """Lines since its beginning."""
     model: Name | None = None
     """Known after the first valid line."""
     sequence: Number | None = None
     """The highest `tidemill-seq` of its records."""
     bytes: Number = 0
-    """Bytes of its lines since its beginning."""
+    dropped_records: Number | None = None
 
 
 class Ended(_Message):
@@ -206,6 +205,7 @@ class Sealed(_Message):
     total: Number
     model: Name | None = None
     input: InputRef
+    dropped_records: Number | None = None
 
 
 class DeadLettered(_Message):

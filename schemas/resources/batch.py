@@ -275,12 +275,16 @@ class Extras(Shape):
     """`metadata.name`, else the name of its input file or stream."""
     stream: Name | None = None
     """The stream of a direct producer (docs/reference/intake.md); its own id for an open batch of the API."""
+    stream_partition: Number | None = None
+    """The partition of `tidemill.intake` that the records of a direct producer's stream are in."""
     single: bool = False
     """Whether it is one asynchronous request."""
     open: bool = False
     """Whether more lines may come: it is a stream that is not sealed."""
     sequence: Number | None = None
     """The highest number of the appends to it, or of the records of its stream; null if none has any."""
+    dropped_records: Number | None = None
+    """Records dropped as copies by their `tidemill-seq`; null for none. After a crash of ingest it may be off."""
     input_bytes: Number | None = None
     """Bytes of the lines of a stream so far; null once they are a file, or if it never was a stream."""
     callback_url: Url | None = None
@@ -312,8 +316,7 @@ class Extras(Shape):
     dedupe: Dedupe | None = None
     """Which equal lines are called only once; null for none."""
     copies: Number | None = None
-    """Lines that equal an earlier one, and so are not called; they count as completed or failed once the files are
-    written. Null for none."""
+    """Lines that equal an earlier one and are not called; they count once the files are written. Null for none."""
     retries: Number | None = None
     """Calls beyond the first one of each line that has ended; null for none."""
     progress: Progress | None = None

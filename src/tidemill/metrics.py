@@ -300,6 +300,11 @@ DEAD_LETTERS: Final = counter(
     "tidemill_dead_letters_total", "Records that a stage could not handle; they are in `tidemill.dead`.",
     *STAGES,
 )
+COPIES_DROPPED: Final = counter(
+    "tidemill_intake_copies_dropped_total",
+    "Records of direct producers that ingest dropped, since their `tidemill-seq` was not above those before.",
+    INGEST,
+)
 KEYS_REFUSED: Final = counter(
     "tidemill_key_records_refused_total",
     "Records of `tidemill.keys` that the api has not signed; they have no effect. Above 0, another client "

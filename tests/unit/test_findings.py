@@ -206,3 +206,16 @@ async def test_the_disk_is_judged_by_the_reserve_of_the_settings(tmp_path, disk_
     await doctor.examine(settings, None, lines.append)
     (line,) = [line for line in lines if "disk of" in line]
     assert line.startswith("fail" if disk_reserve_bytes else "ok")
+
+
+def test_dead_letters_of_the_last_day():
+    """They are worth a look, and no failure."""
+    assert findings.dead_letters(0).verdict is Verdict.OK
+    for count, words in (
+        (1, "1 record of the last 24 hours is a dead letter"),
+        (2, "2 records .* are dead letters"),
+    ):
+        found = findings.dead_letters(count)
+        assert found.verdict is Verdict.WARN
+        assert re.search(words, found.text)
+        assert "tidemill dead list" in (found.fix or "")

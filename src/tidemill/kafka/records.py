@@ -23,7 +23,7 @@ class _Text(bytearray):
         return super().decode(encoding, "backslashreplace")
 
 
-class _Buffer(bytearray):
+class TolerantBuffer(bytearray):
     """Bytes whose slices are `_Text`."""
 
     def __getitem__(self, place: Any) -> Any:
@@ -31,13 +31,15 @@ class _Buffer(bytearray):
         return _Text(found) if isinstance(place, slice) else found
 
 
-class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # final
+class Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # final
+    """A batch of records whose header names may have any bytes."""
+
     _buffer: bytearray
 
     def _maybe_uncompress(self) -> None:
         if not self._decompressed:
             super()._maybe_uncompress()
-            self._buffer = _Buffer(self._buffer)
+            self._buffer = TolerantBuffer(self._buffer)
 
 
 class _Batches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
@@ -45,7 +47,7 @@ class _Batches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
         found = self._next_slice
         if found is not None and len(found) > self.MAGIC_OFFSET and found[self.MAGIC_OFFSET] >= _V2:
             self._cache_next()
-            return _Batch(found)
+            return Batch(found)
         # Batches in older formats have no headers.
         return super().next_batch()
 

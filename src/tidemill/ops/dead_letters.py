@@ -14,6 +14,7 @@ from tidemill.ops import OperatorError, Say
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
+from tidemill.schemas.ports import Edge
 from tidemill.terminal import local_time, printable, show_json
 from tidemill.wording import counted
 
@@ -33,14 +34,14 @@ class DeadLetters:
         return self.ids - self.requeued.keys()
 
 
-async def known(reader: Reader) -> DeadLetters:
-    """Read which letters there are.
+async def known(reader: Reader, since: Edge = history.FIRST) -> DeadLetters:
+    """Read which letters there are, from a place of the topic on.
 
     Raises:
         LogUnavailable: The broker does not answer.
     """
     found = DeadLetters()
-    async for one in _all(reader):
+    async for one in _all(reader, since):
         if isinstance(one, RequeueMark):
             found.requeued[one.id] = one.at
         else:
@@ -63,8 +64,8 @@ async def picked(reader: Reader, ids: Iterable[str]) -> AsyncGenerator[DeadLette
                 yield one
 
 
-async def _all(reader: Reader) -> AsyncGenerator[DeadLetter | RequeueMark, None]:
-    async with aclosing(reader.records(topics.DEAD.name)) as records:
+async def _all(reader: Reader, since: Edge = history.FIRST) -> AsyncGenerator[DeadLetter | RequeueMark, None]:
+    async with aclosing(reader.records(topics.DEAD.name, since)) as records:
         async for record in records:
             with suppress(DecodeError):
                 yield dead_letters.decode(record.headers, record.value, record.timestamp / 1000)
@@ -84,7 +85,9 @@ async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool 
                 show_json(_record(letter, at))
             else:
                 state = "" if at is None else f"  requeued {local_time(at)}"
-                say(f"{letter.id}  {local_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
+                say(
+                    f"{letter.id}  {local_time(letter.at)}{_whose(letter)}  {letter.stage}: {letter.reason}{state}"
+                )
     if as_json:
         return
     hidden = len(found.ids) - len(found.waiting)
@@ -94,6 +97,12 @@ async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool 
         say("No dead letters.")
 
 
+def _whose(letter: DeadLetter) -> str:
+    """The stream and project of a producer's record, as far as they are known."""
+    named = (("stream", letter.stream), ("project", letter.project))
+    return "".join(f"  {what} {printable(name)}" for what, name in named if name is not None)
+
+
 def _record(letter: DeadLetter, requeued_at: float | None) -> dict[str, Any]:
     """A letter as JSON, without its content."""
     return {
@@ -101,6 +110,8 @@ def _record(letter: DeadLetter, requeued_at: float | None) -> dict[str, Any]:
         "at": letter.at,
         "stage": letter.stage,
         "reason": letter.reason,
+        "stream": letter.stream,
+        "project": letter.project,
         "requeued_at": requeued_at,
     }
 

@@ -20,7 +20,7 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import admin, catalog, history
 from tidemill.kafka.admin import PartitionsChanged, TopicError
 from tidemill.kafka.connection import LogUnavailable, check_broker, topic_identities
-from tidemill.ops import Say, findings
+from tidemill.ops import Say, dead_letters, findings
 from tidemill.ops.findings import Finding
 from tidemill.retrying import reason
 from tidemill.runtime import preflight, run_file, server_probe
@@ -78,6 +78,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         found += await _run("keys", _keys(settings, kafka), say, is_bounded=False)
         found += await _run("clock", _clock(kafka), say)
         found += await _run("batches", _batches(kafka), say, is_bounded=False)
+        found += await _run("dead letters", _dead_letters(kafka), say, is_bounded=False)
         found += await _run("webhooks", _webhooks(settings, kafka), say, is_bounded=False)
     found += broker
     found += await _run("store", _store(settings, kafka if findings.is_healthy(broker) else None), say)
@@ -270,6 +271,14 @@ def _waits(value: bytes | None) -> Waits | None:
     with suppress(DecodeError):
         return codec.decode_batch(value).batch.tidemill.waiting
     return None
+
+
+async def _dead_letters(kafka: Kafka) -> list[Finding]:
+    """How many records of the last day are dead letters; older ones may be too many to read here."""
+    since = Edge(at_ms=int((time.time() - DAY_SECONDS) * 1000))
+    async with history.reading(kafka) as reader:
+        found = await dead_letters.known(reader, since)
+    return [findings.dead_letters(len(found.waiting))]
 
 
 async def _webhooks(settings: Settings, kafka: Kafka) -> list[Finding]:

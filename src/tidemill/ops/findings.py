@@ -243,6 +243,15 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
     return warn("batches", text, f"{REMEDIES[reason]} (reason `{reason}`)")
 
 
+def dead_letters(waiting: int) -> Finding:
+    """Judge the number of dead letters of the last day that an operator has not sent again."""
+    if not waiting:
+        return ok("dead letters", "none in the last 24 hours")
+    are = verb(waiting, "is a dead letter", "are dead letters")
+    text = f"{counted(waiting, 'record')} of the last 24 hours {are}"
+    return warn("dead letters", text, "`tidemill dead list` shows why, and of which stream and project")
+
+
 def disk(what: str, free_bytes: int, reserve_bytes: int) -> Finding:
     """Judge the free space of a disk by the reserve, as `storage/disk_space.py` does."""
     text = f"{free_bytes / (1 << 30):.1f} GiB free"

@@ -1,4 +1,4 @@
-"""Batches of records that are small on the wire and large in memory: consumers skip them, and nothing else."""
+"""Batches of records that are small on the wire and large in memory: consumers skip what is beyond the bounds."""
 
 import gc
 import tracemalloc
@@ -17,6 +17,7 @@ from tidemill.kafka.decompression import BATCH_BYTES_MAX, DecompressionFailed
 from tidemill.schemas.log import dead_letters
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+COMPRESSED = [GZIP, SNAPPY, LZ4, ZSTD]
 CODECS = {
     "gzip": (codec.gzip_encode, decompression.decompress_gzip),
     "snappy of Java": (codec.snappy_encode, decompression.decompress_snappy),
@@ -45,11 +46,16 @@ def batch(offset, kind, values, *, size=None):
     return offset.to_bytes(8) + bytes(builder.build())[8:]
 
 
-def read(fetched, offset=0):
+def opened(fetched, offset=0):
     """The records as every consumer of a process gets them."""
-    records = fetcher.PartitionRecords(
+    return fetcher.PartitionRecords(
         TopicPartition("t", 3), fetcher.MemoryRecords(fetched), None, offset, None, None, True, 0
     )
+
+
+def read(fetched, offset=0):
+    """The offsets, values and headers of all records, and the next position."""
+    records = opened(fetched, offset)
     return [(found.offset, found.value, dict(found.headers)) for found in records], records.next_fetch_offset
 
 
@@ -99,32 +105,90 @@ def test_damaged_data_raises_one_kind_of_error(data, cut):
                 continue
 
 
-@pytest.mark.parametrize("kind", [GZIP, SNAPPY, LZ4, ZSTD])
-def test_a_batch_beyond_the_bound_becomes_one_record(kind):
-    """Its neighbours are unchanged and the position advances, also from an offset inside the batch."""
-    fetched = batch(5, NONE, [b"a"]) + batch(6, kind, [b"x"] * 9, size=1 << 20) + batch(15, kind, [b"b", b"c"])
-    for offset in (5, 6, 10):
-        found, position = read(fetched, offset)
-        (unread,) = [record for record in found if record[1] is None]
-        assert [record[:2] for record in found if record != unread] == [(5, b"a")] * (offset == 5) + [
-            (15, b"b"),
-            (16, b"c"),
-        ]
-        assert (unread[0], position) == (14, 17)
-        said = dead_letters.headers("t/3/14", list(unread[2].items()), key=None, stage="ingest", reason="no key")
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_a_large_batch_delivers_its_records(kind):
+    """Those of Java are large: it fills a batch by the estimated size after compression. Memory stays bounded."""
+    values = [b'{"custom_id":"%d","text":"%s"}' % (number, b"shared prompt " * 300) for number in range(5_120)]
+    fetched = batch(5, NONE, [b"a"]) + batch(6, kind, values) + batch(6 + len(values), kind, [b"b"])
+    del values
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found, size = [], 0
+        for record in opened(fetched, 5):
+            found.append(record.offset)
+            size += len(record.value)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == [*range(5, 7 + 5_120)]
+    assert size > 20 << 20
+    assert peak < 4 * decompression.PIECE_BYTES
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+@settings(deadline=None, max_examples=40)
+@given(sizes=st.lists(st.sampled_from([0, 1, 30, 900, 3_000]), min_size=1, max_size=12), data=st.data())
+def test_pieces_change_no_record(kind, sizes, data):
+    """Wherever a piece ends, from each offset, and beside other batches; beyond the bound one record stands in."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("BATCH_BYTES_MAX", 50), ("PIECE_BYTES", 1_000), ("RECORD_BYTES_MAX", 2_000)):
+            patch.setattr(decompression, name, size)
+        most = data.draw(st.sampled_from([5_000, 50_000]))
+        patch.setattr(decompression, "LARGE_BYTES_MAX", most)
+        fetched = batch(0, kind, [b"%d" % size + b"v" * size for size in sizes]) + batch(
+            len(sizes), NONE, [b"end"]
+        )
+        start = data.draw(st.integers(0, len(sizes) - 1))
+        found, position = read(fetched, start)
+    assert position == len(sizes) + 1
+    assert found[-1][:2] == (len(sizes), b"end")
+    whole = [(offset, None if size > 2_000 else b"%d" % size + b"v" * size) for offset, size in enumerate(sizes)]
+    delivered = [record[:2] for record in found[:-1]]
+    if delivered != whole[start:]:
+        assert sum(sizes) + 50 * len(sizes) > most
+        assert delivered[:-1] == whole[start : start + len(delivered) - 1]
+        assert delivered[-1] == (len(sizes) - 1, None)
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_a_record_beyond_the_bound_stands_alone(kind):
+    """Its neighbours in the batch are delivered, and the one in its place says why."""
+    values = [b"a", b"x" * (decompression.RECORD_BYTES_MAX + 1), b"c"]
+    found, position = read(batch(7, kind, values))
+    assert [record[:2] for record in found] == [(7, b"a"), (8, None), (9, b"c")]
+    assert position == 10
+    assert found[1][2] == {dead_letters.UNREAD: b"the record 8 is more than 8388608 bytes when decompressed"}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_a_batch_beyond_the_bound_ends_with_one_record(kind, monkeypatch):
+    """The first records come, one stands in for the rest, and the next batch follows, from any offset."""
+    monkeypatch.setattr(decompression, "LARGE_BYTES_MAX", 16 << 20)
+    fetched = batch(6, kind, [b"x"] * 30, size=1 << 20) + batch(36, kind, [b"b", b"c"])
+    for start in (6, 10, 35):
+        found, position = read(fetched, start)
+        *delivered, unread, last, end = found
+        first = max(start, 21)
+        assert [record[0] for record in delivered] == [*range(start, first)]
+        assert (unread[:2], last[:2], end[:2], position) == ((35, None), (36, b"b"), (37, b"c"), 38)
+        said = dead_letters.headers("t/3/35", list(unread[2].items()), key=None, stage="ingest", reason="no key")
         reason = dict(said)[dead_letters.REASON].decode()
-        assert reason.startswith("the batch of records 6 to 14 is more than 8388608 bytes")
+        assert (
+            reason
+            == f"the records {first} to 35 are lost: their batch is more than 16777216 bytes when decompressed"
+        )
 
 
 @settings(deadline=None, max_examples=20)
 @given(kinds=st.lists(st.tuples(st.sampled_from([NONE, GZIP, LZ4, ZSTD]), st.booleans()), max_size=4))
 def test_any_sequence_of_batches(kinds):
-    """The consumer gets each record once and in order, or one record for its batch."""
+    """The consumer gets each record once and in order."""
     fetched, expected, offset = b"", [], 0
     for kind, is_large in kinds:
-        is_bomb = is_large and kind != NONE
-        fetched += batch(offset, kind, [b"x", b"y"], size=5 << 20 if is_bomb else 1)
-        expected += [(offset + 1, None)] if is_bomb else [(offset, b"x"), (offset + 1, b"y")]
+        size = 5 << 20 if is_large and kind != NONE else 1
+        fetched += batch(offset, kind, [b"x", b"y"], size=size)
+        expected += [(offset, b"x" * size), (offset + 1, b"y" * size)]
         offset += 2
     found, position = read(fetched)
     assert [record[:2] for record in found] == expected

@@ -1,5 +1,6 @@
 """`tidemill dead` with very many letters, on a log in memory."""
 
+import json
 import tracemalloc
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -23,12 +24,13 @@ class Kafka:
         self.dead, self.sent = [], []
         self.read = 0
 
-    def add(self, offset, value=b"v", topic=TOPIC):
-        headers = letters.headers(f"{topic}/0/{offset}", [], key=b"k", stage="results", reason="odd")
+    def add(self, offset, value=b"v", topic=TOPIC, key=b"k", project=None):
+        source = f"{topic}/0/{offset}"
+        headers = letters.headers(source, [], key=key, stage="results", reason="odd", project=project)
         self.dead.append((headers, value))
 
-    async def records(self, topic):
-        assert topic == topics.DEAD.name
+    async def records(self, topic, since):
+        assert (topic, since) == (topics.DEAD.name, dead_letters.history.FIRST)
         for headers, value in self.dead[:]:
             self.read += 1
             content = bytes(VALUE_BYTES) if value is LARGE else value
@@ -93,6 +95,24 @@ async def test_chosen_letters_are_sent_once(kafka):
     assert kafka.read <= 5 + 2
     assert await dead_letters.requeue(kafka, wanted, print) == 0
     assert await dead_letters.requeue(kafka, wanted, print, again=True) == 2
+
+
+async def test_letters_of_producers_name_stream_and_project(kafka, capsys):
+    """As far as they are known; a name cannot move the cursor of the terminal."""
+    said = []
+    kafka.add(0, topic=topics.INTAKE.name, key="nächtlich\x1b".encode(), project="acme")
+    kafka.add(1, topic=topics.INTAKE.name, key=None)
+    kafka.add(2)
+    await dead_letters.show_all(kafka, said.append, requeued_too=False)
+    assert "  stream nächtlich\\x1b  project acme  results: odd" in said[0]
+    assert not [line for line in said[1:] if "stream" in line or "project" in line]
+    await dead_letters.show_all(kafka, said.append, requeued_too=False, as_json=True)
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["stream"], one["project"]) for one in shown] == [
+        ("nächtlich\x1b", "acme"),
+        (None, None),
+        (None, None),
+    ]
 
 
 async def test_a_letter_may_expire_while_it_is_shown(kafka, monkeypatch):

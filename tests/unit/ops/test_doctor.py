@@ -13,6 +13,7 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.ops import doctor, findings
 from tidemill.runtime import server_probe
 from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import dead_letters as letters
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Extras, Status
 from tidemill.schemas.resources.waiting import Reason, Waiting
@@ -98,8 +99,9 @@ def change(batch_id, *, days=0.0, waits=(), **fields):
 class Broker:
     """A log with one topic, whose records take a moment each."""
 
-    def __init__(self, monkeypatch, records, seconds=0.0):
+    def __init__(self, monkeypatch, records, seconds=0.0, topic=topics.BATCHES.name):
         self.read = self.files = 0
+        self._topic = topic
         self._records = records
         self._seconds = seconds
         monkeypatch.setattr(doctor.history, "reading", self._reading)
@@ -112,7 +114,7 @@ class Broker:
         return [(0, self.files)]
 
     async def _since(self, topic, since=doctor.history.FIRST):
-        for record in self._records if topic == topics.BATCHES.name else ():
+        for record in self._records if topic == self._topic else ():
             if record.timestamp >= (since.at_ms or 0):
                 self.read += 1
                 await asyncio.sleep(self._seconds)
@@ -136,6 +138,22 @@ async def test_batches_of_years_are_not_read(monkeypatch):
     assert found.verdict is findings.Verdict.WARN
     assert found.text.startswith("waits waits since")
     assert broker.read == 4
+
+
+async def test_dead_letters_of_the_last_day_are_counted(monkeypatch):
+    """Apart from those that were sent again; older ones are not read."""
+
+    def letter(offset, *, hours):
+        headers = letters.headers(f"t/0/{offset}", [], key=None, stage="ingest", reason="odd")
+        return SimpleNamespace(headers=headers, value=b"v", timestamp=(time.time() - hours * 3_600) * 1000)
+
+    mark = SimpleNamespace(headers=letters.mark_headers("t/0/2"), value=None, timestamp=time.time() * 1000)
+    records = [letter(0, hours=30), letter(1, hours=2), letter(2, hours=1), mark]
+    broker = Broker(monkeypatch, records, topic=topics.DEAD.name)
+    (found,) = await doctor._dead_letters(None)
+    assert found.verdict is findings.Verdict.WARN
+    assert found.text.startswith("1 record ")
+    assert broker.read == 3
 
 
 async def test_a_long_read_of_the_log_is_no_fault(monkeypatch, tmp_path):

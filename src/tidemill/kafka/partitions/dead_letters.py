@@ -79,14 +79,18 @@ async def handle_record(
     return FailedRecord(source=source, reason=reason[:TEXT_CHARS_MAX], unreadable=unreadable)
 
 
-async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: str) -> None:
+async def send_dead_letter(
+    sender: Sender, message: Any, *, stage: str, reason: str, project: str | None = None
+) -> None:
     """Append a record to `tidemill.dead`, and retry until the log accepts it.
 
     The retries have no bound: while the log is unavailable, the stage has nothing else to do. The reason has no
-    text of users, since it also goes into the process's own log.
+    text of users, since it also goes into the process's own log. The project is that of a producer's credential.
     """
     source, value = source_of(message), message.value
-    headers = dead_letters.headers(source, message.headers or (), key=message.key, stage=stage, reason=reason)
+    headers = dead_letters.headers(
+        source, message.headers or (), key=message.key, stage=stage, reason=reason, project=project
+    )
     if value is not None and len(value) > dead_letters.VALUE_BYTES_MAX:
         headers = [*headers, (dead_letters.CUT, b"%d" % len(value))]
         value = None

@@ -259,6 +259,15 @@ async def test_an_append_after_the_end_is_shown_on_its_batch(tmp_path, monkeypat
     assert [key for key, _ in world.dead] == [fact.source]
 
 
+async def test_a_later_version_of_the_api_may_send_further_headers(tmp_path):
+    """An unknown header is a mistake of direct producers only."""
+    later = ("tidemill-later", b"1")
+    records = (opening(1), append(1, 1, line("acme/1/1/0")), seal(1))
+    world = await run(tmp_path, *((key, (*headers, later), value) for key, headers, value in records))
+    assert not world.dead
+    assert [fact.total for fact in world.facts if isinstance(fact, Sealed)] == [1]
+
+
 @pytest.mark.parametrize("fault", ["its credential", "its size"])
 async def test_a_refused_append_is_shown_on_its_batch(fault, tmp_path, monkeypatch):
     """Whatever it is refused for, if its credential is of the project: the api may have accepted it."""

@@ -299,3 +299,13 @@ def test_a_stream_that_has_ended_is_not_open():
     state = reducer.no_more_lines(state, Sealed(batch_id=ID, total=3, input=InputRef(key="files/i", bytes=99)))
     assert (state.growing, state.batch.tidemill.input_bytes) == (False, None)
     assert reducer.no_more_lines(state, Ended(batch_id=ID)) is state
+
+
+def test_a_stream_shows_what_was_dropped():
+    """While it grows, and once it is sealed."""
+    state = reducer.created(reducer.State(id=ID, partition=0), OPENED, GRACE)
+    state = reducer.grown(state, Grown(batch_id=ID, total=2, dropped_records=3))
+    assert state.batch.tidemill.dropped_records == 3
+    source = InputRef(key="files/i", bytes=99)
+    state = reducer.no_more_lines(state, Sealed(batch_id=ID, total=2, input=source, dropped_records=5))
+    assert state.batch.tidemill.dropped_records == 5
