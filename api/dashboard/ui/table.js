@@ -76,7 +76,7 @@ function useRoom(table, columns, around) {
   }, [table.current]);
   useLayoutEffect(() => {
     // Numbers are never cut, so a column of them may be wider than its least width; a table that is too wide says so.
-    const titles = [...(table.current?.querySelectorAll(":scope > .head [data-column]") ?? [])];
+    const titles = [...(table.current?.querySelectorAll(":scope:not(.cards) > .head [data-column]") ?? [])];
     if (!titles.length || titles.at(-1).getBoundingClientRect().right <= table.current.getBoundingClientRect().right + 1) return;
     const wider = titles.filter((title) => title.offsetWidth > (seen[title.dataset.column] ?? 0));
     if (wider.length) setSeen({ ...seen, ...Object.fromEntries(wider.map((title) => [title.dataset.column, title.offsetWidth])) });
@@ -142,8 +142,9 @@ function useSorted(rows, columns) {
   return { sorted, sort, turn };
 }
 
+const isSortable = (column, onOrder) => Boolean(column.sort || (column.order && onOrder));
+
 function Heading({ column, sort, turn, order, onOrder }) {
-  const isSortable = column.sort || (column.order && onOrder);
   const isDown = column.order ? order !== "asc" : sort?.isDown;
   const isActive = column.order ? Boolean(onOrder) : sort?.by === column.id;
   const direction = isActive ? (isDown ? "descending" : "ascending") : undefined;
@@ -151,7 +152,7 @@ function Heading({ column, sort, turn, order, onOrder }) {
   return html`
     <div role="columnheader" data-column=${column.id} class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}
       style=${column.isNumber && { minWidth: roomOf(column).least }}>
-      ${isSortable
+      ${isSortable(column, onOrder)
         ? html`<button type="button" class="sort" onClick=${press}>
             ${column.title}<span aria-hidden="true">${direction ? (isDown ? " ↓" : " ↑") : ""}</span>
           </button>`
@@ -166,8 +167,8 @@ function roomOf({ width, isNumber }) {
   return { least, track: isNumber ? `minmax(max-content, ${most})` : width };
 }
 
-/** The check box of a row, or of all rows that are loaded. */
-function Select({ ids, selected, label }) {
+/** The check box of a row, or of all rows that are loaded; `label` names it, and `words` stand beside it. */
+function Select({ ids, selected, label, words }) {
   const isOn = ids.length > 0 && ids.every((id) => selected.value.has(id));
   const flip = () => {
     const next = new Set(selected.value);
@@ -177,7 +178,7 @@ function Select({ ids, selected, label }) {
     }
     selected.value = next;
   };
-  return html`<label class="select"><input type="checkbox" aria-label=${label} checked=${isOn} onChange=${flip} /></label>`;
+  return html`<label class="select"><input type="checkbox" aria-label=${label} checked=${isOn} onChange=${flip} />${words}</label>`;
 }
 
 const PlainCard = ({ columns: [first, ...others], item }) => html`
@@ -226,33 +227,32 @@ export function Table(props) {
   }, [last, rows?.length]);
   if (!rows && error) return null;
   if (!rows) return html`<div class="table" ref=${table}><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
-  const template = [selected && `${SELECT}px`, ...columns.map((column) => roomOf(column).track)].filter(Boolean).join(" ");
-  const grid = isCards ? undefined : { gridTemplateColumns: template };
+  const tracks = isCards ? ["minmax(0, 1fr)"] : columns.map((column) => roomOf(column).track);
+  const grid = { gridTemplateColumns: [selected && `${SELECT}px`, ...tracks].filter(Boolean).join(" ") };
+  // Cards keep what can be pressed in the head.
+  const headings = isCards ? columns.filter((column) => isSortable(column, onOrder)) : columns;
   const row = (item, place) => html`
     <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ height: `${height}px` }}
       class=${classes("row", isCards && "as-card", isCurrent?.(item) && "current", selected?.value.has(id(item)) && "selected")}>
+      ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
       ${isCards
-        ? html`<div role="cell" class="cell whole">${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
-        : html`
-            ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
-            ${columns.map(
-              (column) => html`
-                <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number")}>
-                  ${column.cell(item)}
-                </div>
-              `,
-            )}
-          `}
+        ? html`<div role="cell" class="cell whole" aria-colspan=${headings.length || 1}>${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
+        : columns.map(
+            (column) => html`
+              <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number")}>
+                ${column.cell(item)}
+              </div>
+            `,
+          )}
     </div>
   `;
   return html`
-    <div class=${classes("table", isCards ? "cards" : "grid")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+    <div class=${classes("table grid", isCards && "cards")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
       <div role="rowgroup" class="head">
         <div role="row" aria-rowindex="1" class="row">
-          ${selected && !isCards && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" /></div>`}
-          ${(isCards ? [{ id: "card", title: label }] : columns).map(
-            (column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`,
-          )}
+          ${selected && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" words=${isCards && "Select all"} /></div>`}
+          ${headings.map((column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`)}
+          ${!headings.length && html`<div role="columnheader" class="cell unseen">${label}</div>`}
         </div>
       </div>
       <div role="rowgroup" class="body" ref=${body}
