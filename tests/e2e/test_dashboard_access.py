@@ -1,9 +1,11 @@
 """The dashboard with the keyboard, a screen reader, on a phone, and in forced colours."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 from support.dashboard import PHONE, axe_faults, button, go, rows
-from support.made_up import Listed, batch, file, with_events
+from support.made_up import CREATED, Listed, batch, file, with_events
 
 pytestmark = pytest.mark.e2e
 
@@ -48,3 +50,30 @@ def test_rows_are_selected_on_a_phone(page):
     page.get_by_role("columnheader", name="Age").get_by_role("button").click()
     expect(page.get_by_role("columnheader", name="Age")).to_have_attribute("aria-sort", "ascending")
     assert page.url.endswith("order=asc")
+
+
+def test_a_chart_is_a_slider(page):
+    """A screen reader says the time and the values of each point, and areas differ in more than their colour."""
+    made = batch(1, "completed")
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    points = [{"at": CREATED + at, "completed": at, "failed": 1, "retried": 2, "limit": 5} for at in range(9)]
+    page.route("**/throughput", lambda route: route.fulfill(json={"interval_seconds": 1, "data": points}))
+    go(page, f"/batches/{made['id']}")
+    chart = page.get_by_role("slider", name="Throughput, lines/s")
+    expect(page.locator("canvas")).to_be_visible()
+    for key, now in (
+        ("ArrowLeft", 7),
+        ("ArrowDown", 6),
+        ("ArrowRight", 7),
+        ("Home", 0),
+        ("ArrowUp", 1),
+        ("End", 8),
+    ):
+        chart.press(key)
+        expect(chart).to_have_attribute("aria-valuenow", str(now))
+        said = re.compile(rf"^\d\d:\d\d:\d\d, Completed {now}, Failed 1, Retried 2, Limit 5$")
+        expect(chart).to_have_attribute("aria-valuetext", said)
+    filled = "all => all.map((one) => getComputedStyle(one).backgroundImage.match(/^none|[\\d.]+deg/)[0])"
+    areas = page.locator(".swatch:not(.line)").evaluate_all(filled)
+    assert len(set(areas)) == len(areas) == 3
+    assert not axe_faults(page)
