@@ -4,8 +4,9 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import PHONE, axe_faults, button, go, rows
-from support.made_up import CREATED, Listed, batch, file, with_events
+from support.dashboard import FRAMES, PHONE, axe_faults, button, go, rows
+from support.made_up import CREATED, Listed, batch, file, held, with_events
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -77,3 +78,99 @@ def test_a_chart_is_a_slider(page):
     areas = page.locator(".swatch:not(.line)").evaluate_all(filled)
     assert len(set(areas)) == len(areas) == 3
     assert not axe_faults(page)
+
+
+def focused(page, place):
+    """Wait until the focus is on what a CSS selector finds."""
+    expect(page.locator(f":is({place}):focus")).to_have_count(1)
+
+
+def key(number):
+    """A key as the API shows it."""
+    times = {"created_at": CREATED, "expires_at": None, "revoked_at": None}
+    return {
+        "id": f"key_{number}",
+        "name": f"key {number}",
+        "hint": f"sk-{number}",
+        "role": "read",
+        "project": "p",
+        **times,
+    }
+
+
+def confirmed(page, first, name):
+    """Press a button, and the one of its question."""
+    button(page, first).press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name=name).press("Enter")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_the_focus_stays_near_a_row_that_goes(page):
+    """Its action, what was selected, and a row out of sight leave the focus on the table, or on the heading."""
+    listed = Listed(page, "/admin/keys", [key(2), key(1)])
+    revoked = {**key(2), "revoked_at": CREATED}
+    page.route(
+        "**/v1/admin/keys/key_2", lambda route: (listed.rows.__setitem__(0, revoked), route.fulfill(json={}))
+    )
+    go(page, "/keys")
+    confirmed(page, "Revoke key 2", "Revoke sk-2")
+    focused(page, "[role=table]")
+    listed = Listed(page, "/files", [file(number) for number in range(80, 0, -1)])
+    page.route("**/v1/files/*", lambda route: (listed.rows.pop(0), route.fulfill(json={})))
+    go(page, "/files")
+    box = rows(page, "Files").first.get_by_role("checkbox")
+    box.check()
+    button(page, "Clear").press("Enter")
+    focused(page, "h1")
+    box.check()
+    confirmed(page, "Delete 1 file", "Delete 9 B")
+    expect(rows(page, "Files").first).to_contain_text("file 79")
+    focused(page, "h1")
+    box.focus()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    focused(page, "[role=table]")
+
+
+def test_the_focus_stays_near_a_control_that_goes(page):
+    """A filter, a heading that sorts, a chosen file, a message."""
+    Listed(page, "/batches", [batch(1)])
+    go(page, "/batches?status=in_progress")
+    button(page, "Remove the filter State in progress").press("Enter")
+    focused(page, "[aria-label=Filters]")
+    asked = held(page, "**/v1/batches?*")
+    age = page.get_by_role("columnheader", name="Age").get_by_role("button")
+    age.press("Enter")
+    wait_until(lambda: asked or page.evaluate("0"), "the list in the other order")
+    expect(page.get_by_role("status", name="Loading")).to_be_visible()
+    page.evaluate(FRAMES)
+    expect(age).to_be_focused()
+    page.unroute("**/v1/batches?*")
+    go(page, "/new")
+    page.get_by_label("File with a request").focus()
+    page.get_by_label("File with a request").set_input_files(
+        {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
+    )
+    expect(page.get_by_role("region", name="in", exact=True)).to_be_visible()
+    focused(page, "h1")
+    button(page, "Discard").press("Enter")
+    focused(page, "h1")
+    button(page, "Dismiss").press("Enter")
+    focused(page, "h1")
+
+
+def test_the_focus_stays_near_a_dialog(page):
+    """Inside, if its content is replaced; then where it was before, or beside that."""
+    page.route("**/v1/admin/keys", lambda route: route.fulfill(json={**key(1), "secret": "sk-made-up"}))
+    go(page, "/keys")
+    button(page, "New key").press("Enter")
+    page.get_by_label("Name", exact=True).fill("of a test")
+    button(page, "Create a key").press("Enter")
+    expect(page.get_by_label("The key")).to_be_visible()
+    focused(page, "dialog")
+    button(page, "Done").press("Enter")
+    expect(button(page, "New key")).to_be_focused()
+    page.get_by_label("Account").press("Enter")
+    button(page, "Keyboard").press("Enter")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    focused(page, "[aria-label=Account]")

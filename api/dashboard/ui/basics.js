@@ -153,6 +153,7 @@ export function Menu({ label, icon, name, kind, children }) {
         menu.querySelector("summary").focus();
       } else if (event.type === "click" && (!menu.contains(event.target) || event.target.closest("a, button"))) {
         menu.open = false;
+        if (menu.contains(event.target)) menu.querySelector("summary").focus();
       }
     };
     addEventListener("click", close);

@@ -1,5 +1,6 @@
 /** Elements above a page: toasts, dialogs and the side panel. */
 
+import { keepFocus } from "../core/focus.js";
 import { onEscape } from "../core/keys.js";
 import { html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
@@ -72,11 +73,7 @@ export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
   /** A press inside that ends outside, as when selecting text, is not a click beside the dialog. */
   const isBeside = useRef(false);
-  useEffect(() => {
-    const back = document.activeElement;
-    ref.current.showModal();
-    return () => back?.focus?.();
-  }, []);
+  useEffect(() => ref.current.showModal(), []);
   function click({ target }) {
     if (target === ref.current && isBeside.current && !holds) ref.current.close();
   }
@@ -145,13 +142,8 @@ function Question({ text, action, isDanger, work, close }) {
 export function Panel({ title, onClose, tools, children }) {
   const ref = useRef(null);
   useEffect(() => {
-    const back = document.activeElement;
     ref.current.focus({ preventScroll: true });
-    const release = onEscape(onClose);
-    return () => {
-      release();
-      if (back?.isConnected) back.focus({ preventScroll: true });
-    };
+    return onEscape(onClose);
   }, []);
   return html`
     <div class="panel" role="dialog" aria-label=${title} tabindex="-1" ref=${ref}>
@@ -203,6 +195,7 @@ export function clear() {
 /** The place of toasts and dialogs, once in the frame. */
 export function Overlays() {
   const open = dialog.value;
+  useEffect(keepFocus, []);
   return html`
     <div class="toasts">${toasts.value.map((one) => html`<${Toast} key=${one.id} ...${one} />`)}</div>
     ${open && html`<${Dialog} key=${open.title} title=${open.title} onClose=${open.close}>${open.content}<//>`}

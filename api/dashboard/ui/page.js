@@ -52,7 +52,7 @@ function useFocus(heading) {
     if (isNew) [before, present] = [present, path];
     const { activeElement: focused } = document;
     // The heading may have been replaced when the data came.
-    if (focused !== document.body && (!isNew || focused?.closest("main, dialog, #search"))) return;
+    if (!focused.matches("body, main, h1") && (!isNew || focused.closest("main, dialog, #search"))) return;
     heading.current.focus({ preventScroll: true });
     if (!isNew) return;
     stop();

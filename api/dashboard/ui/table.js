@@ -226,7 +226,6 @@ export function Table(props) {
     if (onEnd && rows && last >= rows.length) onEnd();
   }, [last, rows?.length]);
   if (!rows && error) return null;
-  if (!rows) return html`<div class="table" ref=${table}><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
   const tracks = isCards ? ["minmax(0, 1fr)"] : columns.map((column) => roomOf(column).track);
   const grid = { gridTemplateColumns: [selected && `${SELECT}px`, ...tracks].filter(Boolean).join(" ") };
   // Cards keep what can be pressed in the head.
@@ -259,6 +258,7 @@ export function Table(props) {
         style=${{ paddingTop: `${first * height}px`, paddingBottom: `${(sorted.length - last) * height}px` }}>
         ${sorted.slice(first, last).map((item, place) => row(item, first + place))}
       </div>
+      ${!rows && html`<${Skeleton} rows=${8} height=${ROW - 12} />`}
     </div>
   `;
 }
