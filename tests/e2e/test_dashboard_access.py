@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import FRAMES, PHONE, axe_faults, button, go, rows
+from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows
 from support.made_up import CREATED, Listed, batch, file, held, with_events
 from support.waiting import wait_until
 
@@ -174,3 +174,31 @@ def test_the_focus_stays_near_a_dialog(page):
     expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     page.keyboard.press("Escape")
     focused(page, "[aria-label=Account]")
+
+
+COVERED = """() => {
+  const row = document.activeElement.closest('[data-row]');
+  const { left, top, bottom } = row.getBoundingClientRect();
+  return [top + 2, bottom - 2].some((y) => !row.contains(document.elementFromPoint(left + 60, y)));
+}"""
+"""Whether something lies above the row of the focus."""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_keyboard_moves_to_rows_in_sight(page, size):
+    """Not to rows behind a bar, and from the first one in sight after the page was scrolled."""
+    page.set_viewport_size(size)
+    Listed(page, "/batches", [batch(number) for number in range(90, 0, -1)])
+    go(page, "/batches")
+    expect(rows(page, "Batches").first).to_be_visible()
+    for key in "j" * 32 + "k" * 32:
+        page.keyboard.press(key)
+        assert not page.evaluate(COVERED)
+    focused(page, "[title='batch 90']")
+    page.keyboard.press("Escape")
+    page.evaluate("scrollTo(0, 1010)")
+    page.evaluate(FRAMES)
+    page.keyboard.press("j")
+    assert not page.evaluate(COVERED)
+    assert page.evaluate("scrollY") == 1010
+    assert page.evaluate("document.activeElement.getBoundingClientRect().top") < 92 + 92
