@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows
-from support.made_up import CREATED, Listed, batch, file, held, with_events
+from support.made_up import CREATED, Listed, batch, file, held, tell, with_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -202,3 +202,46 @@ def test_the_keyboard_moves_to_rows_in_sight(page, size):
     assert not page.evaluate(COVERED)
     assert page.evaluate("scrollY") == 1010
     assert page.evaluate("document.activeElement.getBoundingClientRect().top") < 92 + 92
+
+
+def test_an_absent_service_is_said_once(page):
+    """The age of what is shown changes, and the alert does not."""
+    page.clock.install()
+    page.reload()
+    listed = Listed(page, "/batches", [batch(1)])
+    go(page, "/batches")
+    expect(rows(page, "Batches")).to_have_count(1)
+    listed.answer = lambda route: route.abort()
+    tell(page, "reset", object="reset")
+    expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+    page.evaluate("""() => {
+      globalThis.changes = 0;
+      const all = { childList: true, characterData: true, subtree: true };
+      const watcher = new MutationObserver((found) => { changes += found.length; });
+      watcher.observe(document.querySelector('[role=alert]'), all);
+    }""")
+    age = page.get_by_text("What you see is from").locator("time")
+    for _ in range(3):
+        before = age.inner_text()
+        page.clock.fast_forward(6_000)
+        expect(age).not_to_have_text(before)
+    assert page.evaluate("changes") == 0
+
+
+def test_forced_colours_hide_no_state(page):
+    """Bars keep their colours, and the present tab and the open row stand out."""
+    made = batch(1)
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    letters(page, 2)
+    page.emulate_media(forced_colors="active")
+    go(page, f"/batches/{made['id']}")
+    style = "(one, name) => getComputedStyle(one)[name]"
+    bar = page.locator(".bar")
+    assert bar.evaluate(style, "backgroundColor") != bar.locator(".done").evaluate(style, "backgroundColor")
+    tabs = page.get_by_role("navigation", name="Parts of the batch").get_by_role("link")
+    lines = [tab.evaluate(style, "borderBottomColor") for tab in tabs.all()]
+    assert sorted(map(lines.count, set(lines))) == [1, len(lines) - 1]
+    go(page, "/dead-letters?letter=t/0/1")
+    expect(rows(page, "Dead letters")).to_have_count(2)
+    outlines = [row.evaluate(style, "outlineStyle") for row in rows(page, "Dead letters").all()]
+    assert outlines == ["none", "solid"]

@@ -112,11 +112,14 @@ export const When = ({ at }) => {
   return html`<time dateTime=${new Date(at * 1000).toISOString()} title=${moment(at)}>${distance(at, now.value)}</time>`;
 };
 
-/** What the reader should know first. @param {{tone?: "info"|"warn"|"bad"}} props */
-export const Banner = ({ tone = "info", children, action }) => html`
-  <div class=${`banner ${tone}`} role=${tone === "bad" ? "alert" : "status"}>
+/**
+ * What the reader should know first. `note` stands below it: a screen reader says only the text when that changes.
+ * @param {{tone?: "info"|"warn"|"bad", note?: any}} props
+ */
+export const Banner = ({ tone = "info", children, note, action }) => html`
+  <div class=${`banner ${tone}`}>
     <${Icon} name=${tone === "info" ? "info" : "alert"} />
-    <div class="text">${children}</div>
+    <div class="text"><div role=${tone === "bad" ? "alert" : "status"}>${children}</div>${note}</div>
     ${action}
   </div>
 `;

@@ -85,7 +85,6 @@ export function Page({ title, heading, tools, tab = title, live, children }) {
 }
 
 const Stale = ({ error, since, data, reload }) => html`
-  <${Banner} tone="bad" action=${html`<${Button} act=${reload}>Try again<//>`}>
-    ${error.message}${data !== undefined && since && html` What you see is from <${When} at=${since} />.`}
-  <//>
+  <${Banner} tone="bad" action=${html`<${Button} act=${reload}>Try again<//>`}
+    note=${data !== undefined && since && html`What you see is from <${When} at=${since} />.`}>${error.message}<//>
 `;
