@@ -114,7 +114,7 @@ const TopBar = () => html`
     ${!isNarrow.value && html`<${Project} />`}
     <form class="search" role="search" onSubmit=${search}>
       <${Icon} name="search" />
-      <input id="search" type="search" placeholder="Search names, ids, metadata" aria-label="Search" autocomplete="off" />
+      <input id="search" type="search" dir="auto" placeholder="Search names, ids, metadata" aria-label="Search" autocomplete="off" />
       <kbd aria-hidden="true">/</kbd>
     </form>
     <button type="button" class="button quiet zone" title="Switch between local time and UTC"

@@ -245,3 +245,42 @@ def test_forced_colours_hide_no_state(page):
     expect(rows(page, "Dead letters")).to_have_count(2)
     outlines = [row.evaluate(style, "outlineStyle") for row in rows(page, "Dead letters").all()]
     assert outlines == ["none", "solid"]
+
+
+HEBREW = "\N{HEBREW LETTER ALEF}\N{HEBREW LETTER BET}\N{HEBREW LETTER GIMEL}!"
+"""Ends at the left: the exclamation mark is the last character."""
+ENDS = """(element) => {
+  const text = document.createTreeWalker(element, NodeFilter.SHOW_TEXT).nextNode();
+  return [0, text.length - 1].map((place) => {
+    const range = document.createRange();
+    range.setStart(text, place);
+    range.setEnd(text, place + 1);
+    return range.getBoundingClientRect().left;
+  });
+}"""
+"""Where the first and the last character of an element begin."""
+
+
+def test_texts_stand_in_the_direction_of_their_language(page):
+    """Names and prompts from right to left; also in fields, while they are typed."""
+    made = batch(1, tidemill={"name": HEBREW}, request_counts={"total": 1, "completed": 1, "failed": 0})
+    Listed(page, "/batches", [made])
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    answer = {"choices": [{"message": {"role": "assistant", "content": HEBREW}}]}
+    result = {"custom_id": "r", "response": {"status_code": 200, "body": answer}}
+    line = {"index": 0, "status": "completed", "result": result}
+    page.route(
+        "**/results?*", lambda route: route.fulfill(json={"data": [line], "has_more": False, "next_after": 0})
+    )
+    go(page, "/batches")
+    link = page.get_by_role("link", name=HEBREW)
+    expect(link).to_be_visible()
+    first, last = link.evaluate(ENDS)
+    assert last < first
+    go(page, f"/batches/{made['id']}?tab=lines&line=1")
+    for text in (page.locator(".batch-title"), page.locator(".panel .prose").last):
+        expect(text).to_have_text(HEBREW)
+        first, last = text.evaluate(ENDS)
+        assert last < first
+    page.get_by_label("Search", exact=True).fill(HEBREW)
+    assert page.get_by_label("Search", exact=True).evaluate("field => field.matches(':dir(rtl)')")

@@ -120,7 +120,7 @@ function Options({ values, set }) {
       <${TextField} id="callback" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
         help="Gets a signed event when the batch ends" onInput=${(callback) => set({ callback })} />
       <${Field} id="metadata" label="Metadata" help="One name=value on each line" fault=${metadataOf(values.metadata) === null && "Each line needs a name, = and a value."}>
-        <textarea id="metadata" rows="3" aria-describedby="metadata-help" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
+        <textarea id="metadata" rows="3" dir="auto" aria-describedby="metadata-help" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
       <//>
     </div>
   `;

@@ -22,7 +22,7 @@ export const Field = ({ id, label, help, fault, children }) => html`
 /** A field with one line of text. `onInput` gets the text. */
 export const TextField = ({ id, label, help, fault, value, onInput, type = "text", ...rest }) => html`
   <${Field} ...${{ id, label, help, fault }}>
-    <input id=${id} type=${type} value=${value} autocomplete="off" aria-invalid=${fault ? "true" : undefined}
+    <input id=${id} type=${type} value=${value} autocomplete="off" dir="auto" aria-invalid=${fault ? "true" : undefined}
       aria-describedby=${help || fault ? `${id}-help` : undefined}
       onInput=${(event) => onInput?.(event.currentTarget.value)} ...${rest} />
   <//>
