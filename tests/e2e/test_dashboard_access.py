@@ -284,3 +284,19 @@ def test_texts_stand_in_the_direction_of_their_language(page):
         assert last < first
     page.get_by_label("Search", exact=True).fill(HEBREW)
     assert page.get_by_label("Search", exact=True).evaluate("field => field.matches(':dir(rtl)')")
+
+
+def test_rows_have_names(page):
+    """Their first column and their check box; a table with more rows to load does not know how many there are."""
+    Listed(page, "/batches", [batch(number) for number in range(120, 0, -1)])
+    go(page, "/batches")
+    table = page.get_by_role("table", name="Batches")
+    expect(table).to_have_attribute("aria-rowcount", "-1")
+    expect(table.get_by_role("rowheader", name="batch 119")).to_be_visible()
+    row = rows(page, "Batches").filter(has=page.get_by_role("checkbox", name="Select batch 119", exact=True))
+    expect(row).to_contain_text("batch 119")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(table).to_have_attribute("aria-rowcount", "121")
+    page.set_viewport_size(PHONE)
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.get_by_role("checkbox", name="Select batch 120", exact=True)).to_be_visible()

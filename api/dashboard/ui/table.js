@@ -15,7 +15,7 @@
  */
 
 import { kept } from "../core/prefs.js";
-import { classes, html, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
+import { classes, html, plain, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
 import { Button, Menu, Skeleton } from "./basics.js";
 
 const ROW = 36;
@@ -200,10 +200,11 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {import("@preact/signals").Signal<string[]|null>} [props.room] Of `useColumns`.
  * @param {(row: any) => boolean} [props.isCurrent] Whether the row is the one that is open.
  * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
+ * @param {(row: any) => string} [props.name] What the check box of a row selects.
  * @param {number} [props.total] Rows in all, if more can be loaded.
  * @param {string} [props.order] `asc` if the API sorts in ascending order.
  * @param {(order: string|null) => void} [props.onOrder]
- * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
+ * @param {() => void} [props.onEnd] Called when the end comes into sight, if more can be loaded.
  */
 export function Table(props) {
   const { label, room, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
@@ -233,12 +234,12 @@ export function Table(props) {
   const row = (item, place) => html`
     <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ height: `${height}px` }}
       class=${classes("row", isCards && "as-card", isCurrent?.(item) && "current", selected?.value.has(id(item)) && "selected")}>
-      ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
+      ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label=${`Select ${plain(props.name(item))}`} /></div>`}
       ${isCards
         ? html`<div role="cell" class="cell whole" aria-colspan=${headings.length || 1}>${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
         : columns.map(
-            (column) => html`
-              <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number")}>
+            (column, at) => html`
+              <div key=${column.id} role=${at ? "cell" : "rowheader"} class=${classes("cell", column.isNumber && "number")}>
                 ${column.cell(item)}
               </div>
             `,
@@ -246,7 +247,7 @@ export function Table(props) {
     </div>
   `;
   return html`
-    <div class=${classes("table grid", isCards && "cards")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+    <div class=${classes("table grid", isCards && "cards")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${total === undefined && onEnd ? -1 : (total ?? sorted.length) + 1}>
       <div role="rowgroup" class="head">
         <div role="row" aria-rowindex="1" class="row">
           ${selected && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" words=${isCards && "Select all"} /></div>`}
