@@ -2,14 +2,13 @@
 
 import { canWrite, may, session, signOut, switchProject } from "./core/client.js";
 import { listen } from "./core/keys.js";
-import { isRailOpen, theme, zone } from "./core/prefs.js";
+import { isNarrow, isRailOpen, theme, zone } from "./core/prefs.js";
 import { batchPath, go, place } from "./core/route.js";
 import { classes, html, useLayoutEffect } from "./core/view.js";
 import { RAIL } from "./routes.js";
 import { Button, LinkButton, Menu } from "./ui/basics.js";
 import { Icon } from "./ui/icons.js";
 import { DropLayer, dropped, openDialog, toast } from "./ui/overlay.js";
-import { isNarrow } from "./ui/table.js";
 
 const IN_BAR = 4;
 const THEMES = [["auto", "Like the system"], ["light", "Light"], ["dark", "Dark"]];

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows
+from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows, tab_to
 from support.made_up import CREATED, Listed, batch, file, held, tell, with_events
 from support.waiting import wait_until
 
@@ -300,3 +300,36 @@ def test_rows_have_names(page):
     page.set_viewport_size(PHONE)
     page.evaluate("scrollTo(0, 0)")
     expect(page.get_by_role("checkbox", name="Select batch 120", exact=True)).to_be_visible()
+
+
+OUTSIDE = "() => document.activeElement !== document.body && !document.activeElement.closest('.panel')"
+
+
+def test_tab_stays_in_what_covers_the_page(page):
+    """In a panel on a phone, until it is closed or the window gets wide; a menu that Tab leaves closes."""
+    page.set_viewport_size(PHONE)
+    letters(page, 2)
+    page.route(
+        "**/v1/admin/dead_letters/*/*/*", lambda route: route.fulfill(json={"id": "t/0/1", "at": 1, **LETTER})
+    )
+    go(page, "/dead-letters?letter=t/0/1")
+    panel, link = page.get_by_role("dialog", name="t/0/1"), rows(page, "Dead letters").first.locator("a")
+    expect(panel.get_by_role("button", name="Send it again")).to_be_visible()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert not page.evaluate(OUTSIDE)
+    page.set_viewport_size(DESK)
+    expect(page.locator("[inert]")).to_have_count(0)
+    page.set_viewport_size(PHONE)
+    expect(page.locator("[inert]")).not_to_have_count(0)
+    assert not axe_faults(page)
+    page.keyboard.press("Escape")
+    expect(panel).to_have_count(0)
+    link.focus()
+    expect(link).to_be_focused()
+    account = page.locator(".menu", has=page.get_by_label("Account"))
+    page.get_by_label("Account").press("Enter")
+    tab_to(page, button(page, "Sign out"))
+    expect(account).to_have_attribute("open", "")
+    page.keyboard.press("Tab")
+    expect(account).not_to_have_attribute("open", "")

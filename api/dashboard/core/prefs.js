@@ -35,6 +35,13 @@ system.addEventListener("change", () => {
   isSystemDark.value = system.matches;
 });
 
+const narrow = matchMedia("(max-width: 639px)");
+/** Whether the window is as narrow as a phone: rows are cards, and a panel covers the page. */
+export const isNarrow = signal(narrow.matches);
+narrow.addEventListener("change", () => {
+  isNarrow.value = narrow.matches;
+});
+
 effect(() => {
   document.documentElement.dataset.theme = theme.value;
 });

@@ -143,7 +143,7 @@ export const Skeleton = ({ rows = 1, height = 20, error }) =>
         </div>
       `;
 
-/** A button that opens a list of actions or choices. Escape and a click elsewhere close it. */
+/** A button that opens a list of actions or choices. Escape closes it, and a click or the focus elsewhere. */
 export function Menu({ label, icon, name, kind, children }) {
   const ref = useRef(null);
   useEffect(() => {
@@ -154,15 +154,17 @@ export function Menu({ label, icon, name, kind, children }) {
         event.stopPropagation();
         menu.open = false;
         menu.querySelector("summary").focus();
-      } else if (event.type === "click" && (!menu.contains(event.target) || event.target.closest("a, button"))) {
+      } else if (event.type !== "keydown" && (!menu.contains(event.target) || (event.type === "click" && event.target.closest("a, button")))) {
         menu.open = false;
         if (menu.contains(event.target)) menu.querySelector("summary").focus();
       }
     };
     addEventListener("click", close);
+    addEventListener("focusin", close);
     addEventListener("keydown", close, true);
     return () => {
       removeEventListener("click", close);
+      removeEventListener("focusin", close);
       removeEventListener("keydown", close, true);
     };
   }, []);

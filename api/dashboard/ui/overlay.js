@@ -2,6 +2,7 @@
 
 import { keepFocus } from "../core/focus.js";
 import { onEscape } from "../core/keys.js";
+import { isNarrow } from "../core/prefs.js";
 import { html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 
@@ -135,6 +136,17 @@ function Question({ text, action, isDanger, work, close }) {
   `;
 }
 
+/** While an element covers the page, the other parts of the frame take neither the focus nor a press. */
+function useCover(ref, isCovering) {
+  useEffect(() => {
+    const covered = [];
+    for (let one = ref.current; isCovering && !one.matches(".frame"); one = one.parentElement)
+      covered.push(...[...one.parentElement.children].filter((other) => other !== one && !other.inert));
+    for (const one of covered) one.inert = true;
+    return () => covered.forEach((one) => (one.inert = false));
+  }, [isCovering]);
+}
+
 /**
  * A panel at the side of the page (the whole page on a phone) for one row of a list; Escape closes it.
  * @param {{title: string, onClose: () => void, tools?: any}} props
@@ -145,8 +157,9 @@ export function Panel({ title, onClose, tools, children }) {
     ref.current.focus({ preventScroll: true });
     return onEscape(onClose);
   }, []);
+  useCover(ref, isNarrow.value);
   return html`
-    <div class="panel" role="dialog" aria-label=${title} tabindex="-1" ref=${ref}>
+    <div class="panel" role="dialog" aria-modal=${isNarrow.value} aria-label=${title} tabindex="-1" ref=${ref}>
       <header>
         <h2>${title}</h2>
         <div class="tools">${tools}</div>

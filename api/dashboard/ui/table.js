@@ -14,7 +14,7 @@
  * that is loaded as a whole; with `order` the page asks the API (`onOrder`).
  */
 
-import { kept } from "../core/prefs.js";
+import { isNarrow, kept } from "../core/prefs.js";
 import { classes, html, plain, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
 import { Button, Menu, Skeleton } from "./basics.js";
 
@@ -26,11 +26,6 @@ const BEYOND = 12;
 const PRINTED_MAX = 2000;
 /** Pixels of the column with the check boxes. */
 const SELECT = 36;
-const narrow = matchMedia("(max-width: 639px)");
-export const isNarrow = signal(narrow.matches);
-narrow.addEventListener("change", () => {
-  isNarrow.value = narrow.matches;
-});
 const choices = new Map();
 
 /**
