@@ -2,7 +2,7 @@
 
 import { canWrite, may, session, signOut, switchProject } from "./core/client.js";
 import { listen } from "./core/keys.js";
-import { isNarrow, isRailOpen, theme, zone } from "./core/prefs.js";
+import { isNarrow, isRailOpen, shortcuts, theme, zone } from "./core/prefs.js";
 import { batchPath, go, place } from "./core/route.js";
 import { classes, html, useLayoutEffect } from "./core/view.js";
 import { RAIL } from "./routes.js";
@@ -13,6 +13,7 @@ import { DropLayer, dropped, openDialog, toast } from "./ui/overlay.js";
 const IN_BAR = 4;
 const THEMES = [["auto", "Like the system"], ["light", "Light"], ["dark", "Dark"]];
 const ZONES = [["local", "Local time"], ["utc", "UTC"]];
+const SHORTCUTS = [["on", "On"], ["off", "Off"]];
 const BATCH_ID = /^(msg)?batch_[0-9A-Za-z]+$/;
 const KEYS = [
   ["/", "Search"], ["j  k", "Next and previous row"], ["Enter", "Open the row"], ["x", "Select the row"],
@@ -102,6 +103,7 @@ const Account = () => html`
     </div>
     <${Choices} title="Theme" value=${theme.value} options=${THEMES} onChoose=${(key) => (theme.value = key)} />
     <${Choices} title="Times" value=${zone.value} options=${ZONES} onChoose=${(key) => (zone.value = key)} />
+    <${Choices} title="Shortcuts" value=${shortcuts.value} options=${SHORTCUTS} onChoose=${(key) => (shortcuts.value = key)} />
     <button type="button" class="choice" onClick=${showKeys}>Keyboard</button>
     <button type="button" class="choice" onClick=${leave}>Sign out</button>
   <//>
@@ -146,14 +148,20 @@ function takeFile(file) {
   go("/new");
 }
 
+/** Go to a page by a key, but not away from a file, which a key pressed by mistake would lose. */
+function goByKey(path) {
+  if (dropped.value) toast("Start the batch or discard its file first.", "bad");
+  else go(path);
+}
+
 export function Frame({ children }) {
   useLayoutEffect(() => {
-    const pages = Object.fromEntries(RAIL.filter(({ key }) => key).map(({ key, href }) => [key, () => go(href)]));
+    const pages = Object.fromEntries(RAIL.filter(({ key }) => key).map(({ key, href }) => [key, () => goByKey(href)]));
     return listen({
       pages,
       search: () => document.querySelector("#search").focus(),
       help: showKeys,
-      create: () => canWrite() && go("/new"),
+      create: () => canWrite() && goByKey("/new"),
     });
   }, []);
   return html`

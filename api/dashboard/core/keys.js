@@ -3,6 +3,8 @@
  * goes to the search, `g` and a letter to a page, `?` shows the list, Escape closes what is open.
  */
 
+import { shortcuts } from "./prefs.js";
+
 const CHORD_MS = 1_000;
 const closers = [];
 
@@ -61,7 +63,7 @@ export function listen({ pages, search, help, create }) {
       escape();
       return;
     }
-    if (isField(event.target)) return;
+    if (isField(event.target) || shortcuts.value === "off") return;
     const isChord = Date.now() < chordUntil;
     chordUntil = 0;
     const act = isChord ? pages[event.key] : single[event.key];

@@ -26,6 +26,8 @@ export function kept(name, usual) {
 export const theme = kept("theme", "auto");
 /** @type {import("@preact/signals").Signal<"local"|"utc">} */
 export const zone = kept("zone", "local");
+/** Whether keys without Ctrl or Alt act: spoken words would press them. @type {import("@preact/signals").Signal<"on"|"off">} */
+export const shortcuts = kept("shortcuts", "on");
 export const isRailOpen = kept("rail", true);
 
 const system = matchMedia("(prefers-color-scheme: dark)");
