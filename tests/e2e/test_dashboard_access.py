@@ -333,3 +333,68 @@ def test_tab_stays_in_what_covers_the_page(page):
     expect(account).to_have_attribute("open", "")
     page.keyboard.press("Tab")
     expect(account).not_to_have_attribute("open", "")
+
+
+def test_keys_are_switched_off_and_lose_no_file(page):
+    """A word spoken to the machine presses them: off, they do nothing, and on, they do not leave a chosen file."""
+    go(page, "/new")
+    page.get_by_label("File with a request").set_input_files(
+        {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
+    )
+    expect(button(page, "Discard")).to_be_visible()
+    page.keyboard.type("gb")
+    alert = page.get_by_role("alert").filter(has_text="discard its file first")
+    expect(alert).to_be_visible()
+    assert page.url.endswith("/new")
+    button(page, "Discard").click()
+    page.get_by_label("Account").click()
+    page.get_by_role("group", name="Shortcuts").get_by_label("Off").check()
+    page.keyboard.press("Escape")
+    expect(page.locator(".menu[open]")).to_have_count(0)
+    page.keyboard.type("?gb/")
+    page.get_by_label("Account").click()
+    page.get_by_role("group", name="Shortcuts").get_by_label("On").check()
+    page.keyboard.press("Escape")
+    assert page.url.endswith("/new")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.type("gb")
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+
+
+def test_a_message_waits_for_its_reader(page):
+    """While the pointer or the focus is on it."""
+    page.clock.install()
+    page.reload()
+    go(page, "/new")
+    page.get_by_label("File with a request").set_input_files(
+        {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
+    )
+    button(page, "Discard").click()
+    told = page.get_by_role("status").filter(has_text="Discarded.")
+    told.hover()
+    page.clock.fast_forward(7_000)
+    expect(told).to_be_visible()
+    button(page, "Dismiss").focus()
+    page.mouse.move(5, 300)
+    page.clock.fast_forward(7_000)
+    expect(told).to_be_visible()
+    page.get_by_label("Account").focus()
+    page.clock.fast_forward(7_000)
+    expect(told).to_have_count(0)
+
+
+def test_the_next_line_leaves_the_focus_on_its_button(page):
+    """So that the next press goes on."""
+    made = batch(1, "completed")
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    lines = [
+        {"index": n, "status": "completed", "result": {"custom_id": f"r{n}", "response": None}} for n in range(3)
+    ]
+    page.route(
+        "**/results?*", lambda route: route.fulfill(json={"data": lines, "has_more": False, "next_after": 2})
+    )
+    go(page, f"/batches/{made['id']}?tab=lines&line=1")
+    for name in ("r1", "r2"):
+        button(page, "Next line").press("Enter")
+        expect(page.get_by_role("dialog", name=name)).to_be_visible()
+        expect(button(page, "Next line")).to_be_focused()

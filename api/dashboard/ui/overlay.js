@@ -25,7 +25,7 @@ const dismiss = (id) => {
 };
 
 /**
- * Say what happened. Failures stay until they are dismissed.
+ * Say what happened. Failures stay until they are dismissed, other messages some seconds.
  * @param {string} text
  * @param {"good"|"bad"} [tone]
  * @param {{href: string, title: string}} [link] Where to go from here.
@@ -34,7 +34,6 @@ export function toast(text, tone = "good", link) {
   const id = ++lastId;
   const others = toasts.value.filter((one) => one.text !== text);
   toasts.value = [...others, { id, text, tone, link }].slice(-TOASTS_MAX);
-  if (tone !== "bad") setTimeout(() => dismiss(id), TOAST_MS);
 }
 
 /**
@@ -47,16 +46,25 @@ export function report(error, source) {
   else if (error) toast(error.message, "bad");
 }
 
-const Toast = ({ id, text, tone, link }) => html`
-  <div class=${`toast ${tone}`} role=${tone === "bad" ? "alert" : "status"}>
-    <${Icon} name=${tone === "bad" ? "alert" : "check"} />
-    <span>${text}</span>
-    ${link && html`<a href=${link.href} onClick=${() => dismiss(id)}>${link.title}</a>`}
-    <button type="button" class="button quiet square" aria-label="Dismiss" onClick=${() => dismiss(id)}>
-      <${Icon} name="close" />
-    </button>
-  </div>
-`;
+function Toast({ id, text, tone, link }) {
+  const ref = useRef(null);
+  useEffect(() => {
+    if (tone === "bad") return undefined;
+    // It stays while the user is at it.
+    const timer = setInterval(() => ref.current.matches(":hover, :focus-within") || dismiss(id), TOAST_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return html`
+    <div class=${`toast ${tone}`} role=${tone === "bad" ? "alert" : "status"} ref=${ref}>
+      <${Icon} name=${tone === "bad" ? "alert" : "check"} />
+      <span>${text}</span>
+      ${link && html`<a href=${link.href} onClick=${() => dismiss(id)}>${link.title}</a>`}
+      <button type="button" class="button quiet square" aria-label="Dismiss" onClick=${() => dismiss(id)}>
+        <${Icon} name="close" />
+      </button>
+    </div>
+  `;
+}
 
 /**
  * Keep the dialog open at Escape and at a click beside it.
@@ -167,7 +175,7 @@ export function Panel({ title, onClose, tools, children }) {
           <${Icon} name="close" />
         </button>
       </header>
-      <div class="content">${children}</div>
+      <div key=${title} class="content">${children}</div>
     </div>
   `;
 }

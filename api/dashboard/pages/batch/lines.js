@@ -128,7 +128,7 @@ export function Lines({ batch }) {
       total=${expected(batch, filter) || undefined} isCurrent=${({ index }) => index + 1 === open}
       card=${(line) => html`<${LineCard} line=${line} href=${href} />`} cardHeight=${68} />`}
     ${data?.hasMore && html`<${More} pages=${live}>${Object.keys(filter).length ? "Search further" : "More lines"}<//>`}
-    ${open && html`<${LinePanel} key=${open} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
+    ${open && html`<${LinePanel} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
       before=${beside(-1)} next=${beside(1)} onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
   `;
 }
