@@ -4,6 +4,7 @@ import { distance, moment } from "../core/format.js";
 import { classes, html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { hold, report, toast } from "./overlay.js";
+import { say, sayResult } from "./say.js";
 
 /** The time, renewed often enough for "3 min ago". */
 const now = signal(Date.now() / 1000);
@@ -83,6 +84,7 @@ export function Copy({ text, shown = text, label = "copy" }) {
     try {
       await write(text, currentTarget);
       setDone(true);
+      say("Copied.");
       setTimeout(() => setDone(false), 1500);
     } catch {
       toast("The browser does not let this page copy.", "bad");
@@ -125,13 +127,17 @@ export const Banner = ({ tone = "info", children, note, action }) => html`
 `;
 
 /** Nothing is here: one sentence, one button, one command to copy. */
-export const Empty = ({ children, action, command }) => html`
-  <div class="empty">
-    <p>${children}</p>
-    ${action}
-    ${command && html`<${Copy} text=${command} label="copy the command" />`}
-  </div>
-`;
+export function Empty({ children, action, command }) {
+  const ref = useRef(null);
+  useEffect(() => sayResult(ref.current.textContent));
+  return html`
+    <div class="empty">
+      <p ref=${ref}>${children}</p>
+      ${action}
+      ${command && html`<${Copy} text=${command} label="copy the command" />`}
+    </div>
+  `;
+}
 
 /** Grey shapes in place of loading content, or why it fails to load. */
 export const Skeleton = ({ rows = 1, height = 20, error }) =>

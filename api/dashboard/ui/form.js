@@ -1,9 +1,10 @@
 /** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
 
 import { place, setQuery } from "../core/route.js";
-import { html, useEffect, useState } from "../core/view.js";
+import { html, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
+import { awaitResult } from "./say.js";
 
 /**
  * One field.
@@ -45,6 +46,12 @@ export const SelectField = ({ id, label, help, value, options, onChange }) => ht
 export function Filters({ filters }) {
   const { query } = place.value;
   const active = filters.filter(({ name }) => query.get(name));
+  const values = active.map(({ name }) => `${name}=${query.get(name)}`).join();
+  const before = useRef(values);
+  useEffect(() => {
+    if (before.current !== values) awaitResult();
+    before.current = values;
+  }, [values]);
   const clear = () => setQuery(Object.fromEntries(active.map(({ name }) => [name, null])));
   return html`
     <div class="filters" role="group" aria-label="Filters">

@@ -5,6 +5,7 @@ import { onEscape } from "../core/keys.js";
 import { isNarrow } from "../core/prefs.js";
 import { html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
+import { Said } from "./say.js";
 
 const TOAST_MS = 6_000;
 const TOASTS_MAX = 4;
@@ -98,6 +99,7 @@ export function Dialog({ title, onClose, children }) {
         <h2>${title}</h2>
         ${children}
         ${fault.value && html`<p class="bad" role="alert">${fault.value}</p>`}
+        <${Said} />
       </div>
     </dialog>
   `;
@@ -219,6 +221,7 @@ export function Overlays() {
   useEffect(keepFocus, []);
   return html`
     <div class="toasts">${toasts.value.map((one) => html`<${Toast} key=${one.id} ...${one} />`)}</div>
+    <${Said} />
     ${open && html`<${Dialog} key=${open.title} title=${open.title} onClose=${open.close}>${open.content}<//>`}
   `;
 }

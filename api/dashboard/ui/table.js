@@ -14,9 +14,11 @@
  * that is loaded as a whole; with `order` the page asks the API (`onOrder`).
  */
 
+import { count, number } from "../core/format.js";
 import { isNarrow, kept } from "../core/prefs.js";
-import { classes, html, plain, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
+import { classes, html, plain, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
 import { Button, Menu, Skeleton } from "./basics.js";
+import { sayResult, useSay } from "./say.js";
 
 const ROW = 36;
 /** Pixels of a line in a card, and of its padding. */
@@ -221,6 +223,10 @@ export function Table(props) {
   useLayoutEffect(() => {
     if (onEnd && rows && last >= rows.length) onEnd();
   }, [last, rows?.length]);
+  useEffect(() => {
+    if (rows) sayResult(`${label}: ${count(total ?? rows.length, "row")}${total === undefined && onEnd ? " and more" : ""}`);
+  });
+  useSay(selected?.value.size && `${number(selected.value.size)} selected`);
   if (!rows && error) return null;
   const tracks = isCards ? ["minmax(0, 1fr)"] : columns.map((column) => roomOf(column).track);
   const grid = { gridTemplateColumns: [selected && `${SELECT}px`, ...tracks].filter(Boolean).join(" ") };
