@@ -2,18 +2,18 @@
 
 import { canWrite, may, session, signOut, switchProject } from "./core/client.js";
 import { listen } from "./core/keys.js";
-import { isRailOpen, theme, zone } from "./core/prefs.js";
+import { isNarrow, isRailOpen, shortcuts, theme, zone } from "./core/prefs.js";
 import { batchPath, go, place } from "./core/route.js";
 import { classes, html, useLayoutEffect } from "./core/view.js";
 import { RAIL } from "./routes.js";
 import { Button, LinkButton, Menu } from "./ui/basics.js";
 import { Icon } from "./ui/icons.js";
 import { DropLayer, dropped, openDialog, toast } from "./ui/overlay.js";
-import { isNarrow } from "./ui/table.js";
 
 const IN_BAR = 4;
 const THEMES = [["auto", "Like the system"], ["light", "Light"], ["dark", "Dark"]];
 const ZONES = [["local", "Local time"], ["utc", "UTC"]];
+const SHORTCUTS = [["on", "On"], ["off", "Off"]];
 const BATCH_ID = /^(msg)?batch_[0-9A-Za-z]+$/;
 const KEYS = [
   ["/", "Search"], ["j  k", "Next and previous row"], ["Enter", "Open the row"], ["x", "Select the row"],
@@ -103,6 +103,7 @@ const Account = () => html`
     </div>
     <${Choices} title="Theme" value=${theme.value} options=${THEMES} onChoose=${(key) => (theme.value = key)} />
     <${Choices} title="Times" value=${zone.value} options=${ZONES} onChoose=${(key) => (zone.value = key)} />
+    <${Choices} title="Shortcuts" value=${shortcuts.value} options=${SHORTCUTS} onChoose=${(key) => (shortcuts.value = key)} />
     <button type="button" class="choice" onClick=${showKeys}>Keyboard</button>
     <button type="button" class="choice" onClick=${leave}>Sign out</button>
   <//>
@@ -114,7 +115,7 @@ const TopBar = () => html`
     ${!isNarrow.value && html`<${Project} />`}
     <form class="search" role="search" onSubmit=${search}>
       <${Icon} name="search" />
-      <input id="search" type="search" placeholder="Search names, ids, metadata" aria-label="Search" autocomplete="off" />
+      <input id="search" type="search" dir="auto" placeholder="Search names, ids, metadata" aria-label="Search" autocomplete="off" />
       <kbd aria-hidden="true">/</kbd>
     </form>
     <button type="button" class="button quiet zone" title="Switch between local time and UTC"
@@ -147,14 +148,20 @@ function takeFile(file) {
   go("/new");
 }
 
+/** Go to a page by a key, but not away from a file, which a key pressed by mistake would lose. */
+function goByKey(path) {
+  if (dropped.value) toast("Start the batch or discard its file first.", "bad");
+  else go(path);
+}
+
 export function Frame({ children }) {
   useLayoutEffect(() => {
-    const pages = Object.fromEntries(RAIL.filter(({ key }) => key).map(({ key, href }) => [key, () => go(href)]));
+    const pages = Object.fromEntries(RAIL.filter(({ key }) => key).map(({ key, href }) => [key, () => goByKey(href)]));
     return listen({
       pages,
       search: () => document.querySelector("#search").focus(),
       help: showKeys,
-      create: () => canWrite() && go("/new"),
+      create: () => canWrite() && goByKey("/new"),
     });
   }, []);
   return html`

@@ -200,7 +200,7 @@ def test_cancel_selected_batches(page, client, backend, tmp_path):
         started(client, chats(tmp_path / "in.jsonl", "wait"), name=name)
     go(page, "/batches")
     for name in names:
-        rows(page, "Batches").filter(has_text=name).get_by_label("Select this row").check()
+        rows(page, "Batches").filter(has_text=name).get_by_role("checkbox", name=f"Select {name}").check()
     button(page, "Cancel 2 batches").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel 2").click()
     for name in names:

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from playwright.sync_api import expect
 from support.backend import as_told
-from support.dashboard import axe_faults, button, chats, choose, go, rows, signed_in, started, state, tab_to
+from support.dashboard import axe_faults, button, chats, choose, go, rows, signed_in, started, state, tab_to, whole
 from support.made_up import held
 from support.stack import Stack
 from support.waiting import wait_until
@@ -136,10 +136,9 @@ def test_the_lines_of_a_running_batch_are_not_final(page, client, backend, tmp_p
     go(page, f"/batches/{batch.id}?tab=lines")
     expect(rows(page, "Lines").first).to_contain_text("r1")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    table = page.get_by_role("table", name="Lines")
-    expect(table).to_have_attribute("aria-rowcount", "400")
+    whole(page, "Lines", 399)
     lines.insert(0, made_line(0))
-    expect(table).to_have_attribute("aria-rowcount", "401")
+    whole(page, "Lines", 400)
     page.evaluate("scrollTo(0, 0)")
     expect(rows(page, "Lines").first).to_contain_text("r0")
     client.batches.cancel(batch.id)
@@ -185,7 +184,7 @@ def test_a_dead_letter_is_sent_again(page, client, stack):
     go(page, "/dead-letters")
     table = rows(page, "Dead letters")
     newest = table.filter(has_text="not processed").first
-    newest.get_by_label("Select this row").check()
+    newest.get_by_role("checkbox", name=re.compile("^Select ")).check()
     button(page, "Send 1 record again").click()
     page.get_by_role("dialog").get_by_role("button", name="Send 1 record").click()
     expect(page.get_by_text("1 record was sent.")).to_be_visible()

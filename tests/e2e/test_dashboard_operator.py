@@ -21,7 +21,7 @@ def test_files_are_downloaded_and_deleted(page, client, tmp_path):
     with page.expect_download() as download:
         row.get_by_label("Download").click()
     assert download.value.path().read_bytes() == content
-    row.get_by_label("Select this row").check()
+    row.get_by_role("checkbox", name=f"Select {made.filename}").check()
     button(page, "Delete 1 file").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(row).to_have_count(0)
@@ -81,11 +81,11 @@ def test_the_load_of_a_server_is_live(page, client, backend, tmp_path):
     go(page, "/servers")
     table = rows(page, "Servers")
     expect(table.filter(has_text="ready").first).to_be_visible()
-    before = table.locator("[role=cell]:first-child").all_inner_texts()
+    before = table.locator("[role=rowheader]").all_inner_texts()
     batch = started(client, chats(tmp_path / "in.jsonl", *["wait"] * 3))
     row = table.filter(has_text="at work")
     expect(row.get_by_role("meter")).to_have_attribute("aria-valuenow", "3")
-    assert table.locator("[role=cell]:first-child").all_inner_texts() == before
+    assert table.locator("[role=rowheader]").all_inner_texts() == before
     row.get_by_role("link").click()
     panel = page.get_by_role("dialog")
     expect(rows(page, "Processes that use it").first).to_contain_text("3 /")

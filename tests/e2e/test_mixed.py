@@ -147,7 +147,7 @@ def test_pages_show_the_models(mixed, batch):
         expect(page.get_by_text("3 models").first).to_be_visible()
         page.goto(f"{root}/dashboard/#/batches/{batch.id}")
         for model, total in (("cheap", "1,250"), ("dear", "1,250"), ("away", "500")):
-            row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=model, exact=True))
+            row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=model, exact=True))
             expect(row).to_contain_text(total)
 
 

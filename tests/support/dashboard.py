@@ -33,6 +33,8 @@ CUT = """() => {
   return [...beyond, ...cut].map(one => one.innerText);
 }"""
 """Cells beyond the edge of their table; states, numbers and figures that are cut; names cut to a few letters."""
+ROW = 36
+"""Pixels of a row, where it is no card."""
 FRAMES = "async () => { for (let n = 0; n < 4; n += 1) await new Promise(requestAnimationFrame); }"
 """Frames in which the tables of a window get the columns for which there is room."""
 HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
@@ -80,6 +82,11 @@ def watched(context: BrowserContext, root: str) -> Iterator[Page]:
 def rows(page: Page, table: str) -> Locator:
     """The rows of a table, without its heading."""
     return page.get_by_role("table", name=table).locator("[data-row]")
+
+
+def whole(page: Page, table: str, number: int) -> None:
+    """Wait until a table has loaded this many rows: those out of sight have their height."""
+    expect(page.get_by_role("table", name=table).locator(".body")).to_have_css("height", f"{ROW * number}px")
 
 
 def button(page: Page, name: str) -> Locator:

@@ -10,6 +10,8 @@ from support.dashboard import CHAT
 
 CREATED = 1_800_000_000
 DAY = 86_400
+LETTER = {"stage": "ingest", "reason": "It is not JSON.", "topic": "t", "key": "", "bytes": 9, "requeued_at": None}
+"""What all dead letters have."""
 EVENTS = """(() => {
   class Events extends EventTarget {
     static OPEN = 1;
@@ -50,6 +52,19 @@ def file(number: int) -> dict[str, Any]:
     """A file as the API shows it."""
     known = {"object": "file", "filename": f"file {number}", "bytes": 9, "purpose": "batch", "expires_at": None}
     return {"id": f"file-{number:032x}", "created_at": CREATED + number, **known}
+
+
+def key(number: int) -> dict[str, Any]:
+    """A key as the API shows it."""
+    known = {"created_at": CREATED, "expires_at": None, "revoked_at": None, "role": "read", "project": "p"}
+    return {"id": f"key_{number}", "name": f"key {number}", "hint": f"sk-{number}", **known}
+
+
+def letters(page: Page, number: int) -> None:
+    """Make up dead letters, and their list."""
+    made = [{"id": f"t/0/{place}", "at": CREATED + place, **LETTER} for place in range(number)]
+    answer = {"object": "list", "data": made, "has_more": False}
+    page.route("**/v1/admin/dead_letters?*", lambda route: route.fulfill(json=answer))
 
 
 class Listed:

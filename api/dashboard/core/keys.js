@@ -3,6 +3,8 @@
  * goes to the search, `g` and a letter to a page, `?` shows the list, Escape closes what is open.
  */
 
+import { shortcuts } from "./prefs.js";
+
 const CHORD_MS = 1_000;
 const closers = [];
 
@@ -18,11 +20,14 @@ export function onEscape(close) {
 const isTyping = (target) => target.closest("input, textarea, select, [contenteditable]") !== null;
 const isField = (target) => isTyping(target) && !["checkbox", "radio"].includes(target.type);
 
+/** Whether an element lies below what covers the top of the window. */
+const isInSight = (element) => element.getBoundingClientRect().top >= parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop);
+
 function step(by) {
   const links = [...document.querySelectorAll(".row-link")];
   const row = document.activeElement?.closest("[data-row]");
   const place = links.findIndex((link) => link === document.activeElement || row?.contains(link));
-  const next = links[place < 0 ? 0 : Math.min(links.length - 1, Math.max(0, place + by))];
+  const next = place < 0 ? (links.find(isInSight) ?? links.at(-1)) : links[Math.min(links.length - 1, Math.max(0, place + by))];
   next?.focus({ preventScroll: true });
   next?.closest("[data-row]")?.scrollIntoView({ block: "nearest" });
 }
@@ -58,7 +63,7 @@ export function listen({ pages, search, help, create }) {
       escape();
       return;
     }
-    if (isField(event.target)) return;
+    if (isField(event.target) || shortcuts.value === "off") return;
     const isChord = Date.now() < chordUntil;
     chordUntil = 0;
     const act = isChord ? pages[event.key] : single[event.key];

@@ -67,5 +67,5 @@ export function useMore({ key, data, change }, load) {
     }
     if (busy.current === key) busy.current = null;
   }
-  return { more, fault, onEnd: () => fault ?? more() };
+  return { more, fault, onEnd: data?.hasMore ? () => fault ?? more() : undefined };
 }

@@ -26,6 +26,8 @@ export function kept(name, usual) {
 export const theme = kept("theme", "auto");
 /** @type {import("@preact/signals").Signal<"local"|"utc">} */
 export const zone = kept("zone", "local");
+/** Whether keys without Ctrl or Alt act: spoken words would press them. @type {import("@preact/signals").Signal<"on"|"off">} */
+export const shortcuts = kept("shortcuts", "on");
 export const isRailOpen = kept("rail", true);
 
 const system = matchMedia("(prefers-color-scheme: dark)");
@@ -33,6 +35,13 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 export const isSystemDark = signal(system.matches);
 system.addEventListener("change", () => {
   isSystemDark.value = system.matches;
+});
+
+const narrow = matchMedia("(max-width: 639px)");
+/** Whether the window is as narrow as a phone: rows are cards, and a panel covers the page. */
+export const isNarrow = signal(narrow.matches);
+narrow.addEventListener("change", () => {
+  isNarrow.value = narrow.matches;
 });
 
 effect(() => {

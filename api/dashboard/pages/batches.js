@@ -11,7 +11,7 @@ import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { More, Table, useColumns } from "../ui/table.js";
-import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack, TROUBLES } from "./shown.js";
+import { BatchCard, BatchName, BatchProgress, BatchState, called, cancel, counts, ending, isOver, modelOf, outputsOf, Slack, TROUBLES } from "./shown.js";
 
 const PAGE = 100;
 const FRESH = 50;
@@ -162,7 +162,7 @@ export default function Batches() {
       ${data && html`<${Bulk} rows=${data.rows} reload=${live.reload} />`}
       ${fault && html`<${Empty}>The filter Metadata is not complete. ${fault}<//>`}
       ${!fault && (!data || data.rows.length
-        ? html`<${Table} label="Batches" columns=${shown} room=${room} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
+        ? html`<${Table} label="Batches" columns=${shown} room=${room} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected} name=${called}
             card=${(batch) => html`<${BatchCard} batch=${batch} />`} cardHeight=${92} onEnd=${live.onEnd}
             order=${query.get("order")} onOrder=${(order) => setQuery({ order })} />`
         : html`<${Nothing} isFiltered=${isFiltered} hasMore=${data.hasMore} />`)}

@@ -97,7 +97,7 @@ export default function DeadLetters() {
       ${data?.has_more && html`<${Banner}>Only the newest ${count(LIMIT, "record")} are shown; <code>tidemill dead list</code> has all.<//>`}
       ${data?.data.length === 0
         ? html`<${Empty} command="tidemill dead list">Every record could be processed: there is no dead letter.<//>`
-        : html`<${Table} label="Dead letters" columns=${COLUMNS} selected=${selected} rows=${data?.data} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === letter} card=${(one) => html`<${LetterCard} letter=${one} />`} cardHeight=${92} />`}
+        : html`<${Table} label="Dead letters" columns=${COLUMNS} selected=${selected} name=${({ id }) => id} rows=${data?.data} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === letter} card=${(one) => html`<${LetterCard} letter=${one} />`} cardHeight=${92} />`}
       ${letter && html`<${Letter} key=${letter} id=${letter} reload=${live.reload} />`}
     <//>
   `;

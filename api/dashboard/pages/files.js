@@ -99,7 +99,7 @@ export default function Files() {
       ${live.rows && html`<${Bulk} rows=${live.rows} reload=${live.reload} />`}
       ${live.rows?.length === 0
         ? html`<${Empty} action=${action} command="tidemill run requests.jsonl">${purpose ? "No file has this purpose." : "There is no file yet. Drop a JSONL file anywhere on this page."}<//>`
-        : html`<${Table} label="Files" columns=${shown} room=${room} rows=${live.rows} id=${({ id }) => id} selected=${selected} error=${live.error} onEnd=${live.onEnd}
+        : html`<${Table} label="Files" columns=${shown} room=${room} rows=${live.rows} id=${({ id }) => id} selected=${selected} name=${(file) => factsOf(file, names).name} error=${live.error} onEnd=${live.onEnd}
             card=${(file) => html`<${FileCard} ...${{ file, names }} />`} cardHeight=${76} />`}
       ${live.hasMore && html`<${More} pages=${live} />`}
     <//>

@@ -10,6 +10,7 @@ import { Field, SelectField, TextField } from "../ui/form.js";
 import { Icon } from "../ui/icons.js";
 import { dropped, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
+import { useSay } from "../ui/say.js";
 import { Progress } from "../ui/state.js";
 import { Table } from "../ui/table.js";
 import { check, metadataOf } from "./new/check.js";
@@ -121,7 +122,7 @@ function Options({ values, set }) {
       <${TextField} id="callback_url" label="Callback URL" type="url" value=${values.callback} placeholder="https://…"
         help="Gets a signed event when the batch ends" onInput=${(callback) => set({ callback })} />
       <${Field} id="metadata" label="Metadata" help="One name=value on each line" fault=${metadataOf(values.metadata) === null && "Each line needs a name, = and a value."}>
-        <textarea id="metadata" rows="3" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
+        <textarea id="metadata" rows="3" dir="auto" onInput=${(event) => set({ metadata: event.currentTarget.value })}>${values.metadata}</textarea>
       <//>
     </div>
   `;
@@ -155,6 +156,8 @@ const Actions = ({ state, values, discard }) => html`
 
 function Chosen({ file, state, values, set, onFile }) {
   const { checked, share, made, estimate, error, retry } = state;
+  const work = made ? "Counting tokens …" : `Uploading ${bytes(file.size)} …`;
+  useSay(estimate ? `${count(estimate.lines, "line")}, cost ${costRange(estimate.cost)}` : checked && !checked.faults.length && !error && work);
   return html`
     ${error && html`<${Banner} tone="bad" action=${html`<${Button} act=${retry}>Try again<//>`}>${error.message}<//>`}
     ${checked?.faults.length > 0 && html`<${Faults} faults=${checked.faults} />`}
@@ -165,7 +168,7 @@ function Chosen({ file, state, values, set, onFile }) {
     ${checked && !checked.faults.length &&
     html`
       <${Section} title="What it would be">
-        ${!estimate && !error && html`<div class="body"><p class="muted">${made ? "Counting tokens …" : `Uploading ${bytes(file.size)} …`}</p>
+        ${!estimate && !error && html`<div class="body"><p class="muted">${work}</p>
           <${Progress} label="Uploaded" done=${Math.round((made ? 1 : (share ?? 0)) * 100)} total=${100} /></div>`}
         ${estimate && html`<${Estimate} estimate=${estimate} />`}
       <//>

@@ -4,6 +4,7 @@ import { distance, moment } from "../core/format.js";
 import { classes, html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { hold, report, toast } from "./overlay.js";
+import { say, sayResult } from "./say.js";
 
 /** The time, renewed often enough for "3 min ago". */
 const now = signal(Date.now() / 1000);
@@ -83,6 +84,7 @@ export function Copy({ text, shown = text, label = "copy" }) {
     try {
       await write(text, currentTarget);
       setDone(true);
+      say("Copied.");
       setTimeout(() => setDone(false), 1500);
     } catch {
       toast("The browser does not let this page copy.", "bad");
@@ -112,23 +114,30 @@ export const When = ({ at }) => {
   return html`<time dateTime=${new Date(at * 1000).toISOString()} title=${moment(at)}>${distance(at, now.value)}</time>`;
 };
 
-/** What the reader should know first. @param {{tone?: "info"|"warn"|"bad"}} props */
-export const Banner = ({ tone = "info", children, action }) => html`
-  <div class=${`banner ${tone}`} role=${tone === "bad" ? "alert" : "status"}>
+/**
+ * What the reader should know first. `note` stands below it: a screen reader says only the text when that changes.
+ * @param {{tone?: "info"|"warn"|"bad", note?: any}} props
+ */
+export const Banner = ({ tone = "info", children, note, action }) => html`
+  <div class=${`banner ${tone}`}>
     <${Icon} name=${tone === "info" ? "info" : "alert"} />
-    <div class="text">${children}</div>
+    <div class="text"><div role=${tone === "bad" ? "alert" : "status"}>${children}</div>${note}</div>
     ${action}
   </div>
 `;
 
 /** Nothing is here: one sentence, one button, one command to copy. */
-export const Empty = ({ children, action, command }) => html`
-  <div class="empty">
-    <p>${children}</p>
-    ${action}
-    ${command && html`<${Copy} text=${command} label="copy the command" />`}
-  </div>
-`;
+export function Empty({ children, action, command }) {
+  const ref = useRef(null);
+  useEffect(() => sayResult(ref.current.textContent));
+  return html`
+    <div class="empty">
+      <p ref=${ref}>${children}</p>
+      ${action}
+      ${command && html`<${Copy} text=${command} label="copy the command" />`}
+    </div>
+  `;
+}
 
 /** Grey shapes in place of loading content, or why it fails to load. */
 export const Skeleton = ({ rows = 1, height = 20, error }) =>
@@ -140,7 +149,7 @@ export const Skeleton = ({ rows = 1, height = 20, error }) =>
         </div>
       `;
 
-/** A button that opens a list of actions or choices. Escape and a click elsewhere close it. */
+/** A button that opens a list of actions or choices. Escape closes it, and a click or the focus elsewhere. */
 export function Menu({ label, icon, name, kind, children }) {
   const ref = useRef(null);
   useEffect(() => {
@@ -151,14 +160,17 @@ export function Menu({ label, icon, name, kind, children }) {
         event.stopPropagation();
         menu.open = false;
         menu.querySelector("summary").focus();
-      } else if (event.type === "click" && (!menu.contains(event.target) || event.target.closest("a, button"))) {
+      } else if (event.type !== "keydown" && (!menu.contains(event.target) || (event.type === "click" && event.target.closest("a, button")))) {
         menu.open = false;
+        if (menu.contains(event.target)) menu.querySelector("summary").focus();
       }
     };
     addEventListener("click", close);
+    addEventListener("focusin", close);
     addEventListener("keydown", close, true);
     return () => {
       removeEventListener("click", close);
+      removeEventListener("focusin", close);
       removeEventListener("keydown", close, true);
     };
   }, []);

@@ -38,22 +38,23 @@ function colour(element, name) {
 /** The angles of the stripes of areas, from below to above, so that colour never stands alone; the first has none. */
 const ANGLES = [null, 45, 135, 90, 0, 22];
 const angleOf = (series, one) => ANGLES[series.filter(({ isLine }) => !isLine).indexOf(one)] ?? null;
+/** Pixels from one stripe to the next. */
 const STRIPE = 6;
 
-/** What fills an area, `soft` from 0 to 1 between its stripes. @returns {string|CanvasPattern} */
-function filled(holder, tone, angle, soft) {
+/** What fills an area, or a bar, which hides the higher ones behind it. */
+function filled(holder, tone, angle, isBar) {
   const tile = document.createElement("canvas");
   const size = Math.round(STRIPE * devicePixelRatio);
   tile.width = tile.height = size;
   const paint = tile.getContext("2d");
-  // A bar hides the higher ones behind it.
-  paint.fillStyle = colour(holder, "surface");
-  if (soft > 0.3) paint.fillRect(0, 0, size, size);
-  paint.fillStyle = colour(holder, tone);
-  paint.globalAlpha = angle === null && soft > 0.3 ? 1 : soft;
-  paint.fillRect(0, 0, size, size);
-  paint.globalAlpha = 1;
-  if (angle !== null) paint.fillRect(0, 0, size, size / 3);
+  function cover(name, alpha, height = size) {
+    paint.fillStyle = colour(holder, name);
+    paint.globalAlpha = alpha;
+    paint.fillRect(0, 0, size, height);
+  }
+  if (isBar) cover("surface", 1);
+  cover(tone, isBar && angle === null ? 1 : 0.25);
+  if (angle !== null) cover(tone, isBar ? 1 : 0.5, size / 3);
   const pattern = paint.createPattern(tile, "repeat");
   pattern.setTransform(new DOMMatrix().rotate(angle ?? 0));
   return pattern;
@@ -196,7 +197,7 @@ function options({ holder, series, height, unit, right, isByDay, setPlace }) {
         stroke: colour(holder, tone),
         width: 1.5,
         dash: isLine ? [5, 4] : undefined,
-        fill: isLine ? undefined : filled(holder, tone, angle, days ? 0.4 : 0.2),
+        fill: isLine ? undefined : filled(holder, tone, angle, isByDay),
         points: { show: false },
         ...days?.bar,
       })),

@@ -5,6 +5,7 @@ import { cloneElement, html, useEffect, useRef, useState } from "../core/view.js
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
 import { wrong } from "./overlay.js";
+import { awaitResult } from "./say.js";
 
 /**
  * One field, which also shows why the service refuses it.
@@ -28,7 +29,7 @@ export function Field({ id, label, help, fault, children }) {
 /** A field with one line of text. `onInput` gets the text. */
 export const TextField = ({ id, label, help, fault, value, onInput, type = "text", ...rest }) => html`
   <${Field} ...${{ id, label, help, fault }}>
-    <input id=${id} type=${type} value=${value} autocomplete="off"
+    <input id=${id} type=${type} value=${value} autocomplete="off" dir="auto"
       onInput=${(event) => onInput?.(event.currentTarget.value)} ...${rest} />
   <//>
 `;
@@ -50,6 +51,12 @@ export const SelectField = ({ id, label, help, value, options, onChange }) => ht
 export function Filters({ filters }) {
   const { query } = place.value;
   const active = filters.filter(({ name }) => query.get(name));
+  const values = active.map(({ name }) => `${name}=${query.get(name)}`).join();
+  const before = useRef(values);
+  useEffect(() => {
+    if (before.current !== values) awaitResult();
+    before.current = values;
+  }, [values]);
   const clear = () => setQuery(Object.fromEntries(active.map(({ name }) => [name, null])));
   return html`
     <div class="filters" role="group" aria-label="Filters">

@@ -1,8 +1,11 @@
 /** Elements above a page: toasts, dialogs and the side panel. */
 
+import { keepFocus } from "../core/focus.js";
 import { onEscape } from "../core/keys.js";
+import { isNarrow } from "../core/prefs.js";
 import { html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
+import { Said } from "./say.js";
 
 const TOAST_MS = 6_000;
 const TOASTS_MAX = 4;
@@ -23,7 +26,7 @@ const dismiss = (id) => {
 };
 
 /**
- * Say what happened. Failures stay until they are dismissed.
+ * Say what happened. Failures stay until they are dismissed, other messages some seconds.
  * @param {string} text
  * @param {"good"|"bad"} [tone]
  * @param {{href: string, title: string}} [link] Where to go from here.
@@ -32,7 +35,6 @@ export function toast(text, tone = "good", link) {
   const id = ++lastId;
   const others = toasts.value.filter((one) => one.text !== text);
   toasts.value = [...others, { id, text, tone, link }].slice(-TOASTS_MAX);
-  if (tone !== "bad") setTimeout(() => dismiss(id), TOAST_MS);
 }
 
 /** The id of the field that the service refuses, and why; or neither. */
@@ -51,16 +53,25 @@ export function report(error, source) {
   else if (error) toast(error.message, "bad");
 }
 
-const Toast = ({ id, text, tone, link }) => html`
-  <div class=${`toast ${tone}`} role=${tone === "bad" ? "alert" : "status"}>
-    <${Icon} name=${tone === "bad" ? "alert" : "check"} />
-    <span>${text}</span>
-    ${link && html`<a href=${link.href} onClick=${() => dismiss(id)}>${link.title}</a>`}
-    <button type="button" class="button quiet square" aria-label="Dismiss" onClick=${() => dismiss(id)}>
-      <${Icon} name="close" />
-    </button>
-  </div>
-`;
+function Toast({ id, text, tone, link }) {
+  const ref = useRef(null);
+  useEffect(() => {
+    if (tone === "bad") return undefined;
+    // It stays while the user is at it.
+    const timer = setInterval(() => ref.current.matches(":hover, :focus-within") || dismiss(id), TOAST_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return html`
+    <div class=${`toast ${tone}`} role=${tone === "bad" ? "alert" : "status"} ref=${ref}>
+      <${Icon} name=${tone === "bad" ? "alert" : "check"} />
+      <span>${text}</span>
+      ${link && html`<a href=${link.href} onClick=${() => dismiss(id)}>${link.title}</a>`}
+      <button type="button" class="button quiet square" aria-label="Dismiss" onClick=${() => dismiss(id)}>
+        <${Icon} name="close" />
+      </button>
+    </div>
+  `;
+}
 
 /**
  * Keep the dialog open at Escape and at a click beside it.
@@ -78,11 +89,7 @@ export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
   /** A press inside that ends outside, as when selecting text, is not a click beside the dialog. */
   const isBeside = useRef(false);
-  useEffect(() => {
-    const back = document.activeElement;
-    ref.current.showModal();
-    return () => back?.focus?.();
-  }, []);
+  useEffect(() => ref.current.showModal(), []);
   function click({ target }) {
     if (target === ref.current && isBeside.current && !holds) ref.current.close();
   }
@@ -98,6 +105,7 @@ export function Dialog({ title, onClose, children }) {
         <h2>${title}</h2>
         ${children}
         ${fault.value && html`<p class="bad" role="alert">${fault.value}</p>`}
+        <${Said} />
       </div>
     </dialog>
   `;
@@ -144,6 +152,17 @@ function Question({ text, action, isDanger, work, close }) {
   `;
 }
 
+/** While an element covers the page, the other parts of the frame take neither the focus nor a press. */
+function useCover(ref, isCovering) {
+  useEffect(() => {
+    const covered = [];
+    for (let one = ref.current; isCovering && !one.matches(".frame"); one = one.parentElement)
+      covered.push(...[...one.parentElement.children].filter((other) => other !== one && !other.inert));
+    for (const one of covered) one.inert = true;
+    return () => covered.forEach((one) => (one.inert = false));
+  }, [isCovering]);
+}
+
 /**
  * A panel at the side of the page (the whole page on a phone) for one row of a list; Escape closes it.
  * @param {{title: string, onClose: () => void, tools?: any}} props
@@ -151,16 +170,12 @@ function Question({ text, action, isDanger, work, close }) {
 export function Panel({ title, onClose, tools, children }) {
   const ref = useRef(null);
   useEffect(() => {
-    const back = document.activeElement;
     ref.current.focus({ preventScroll: true });
-    const release = onEscape(onClose);
-    return () => {
-      release();
-      if (back?.isConnected) back.focus({ preventScroll: true });
-    };
+    return onEscape(onClose);
   }, []);
+  useCover(ref, isNarrow.value);
   return html`
-    <div class="panel" role="dialog" aria-label=${title} tabindex="-1" ref=${ref}>
+    <div class="panel" role="dialog" aria-modal=${isNarrow.value} aria-label=${title} tabindex="-1" ref=${ref}>
       <header>
         <h2>${title}</h2>
         <div class="tools">${tools}</div>
@@ -168,7 +183,7 @@ export function Panel({ title, onClose, tools, children }) {
           <${Icon} name="close" />
         </button>
       </header>
-      <div class="content">${children}</div>
+      <div key=${title} class="content">${children}</div>
     </div>
   `;
 }
@@ -209,8 +224,10 @@ export function clear() {
 /** The place of toasts and dialogs, once in the frame. */
 export function Overlays() {
   const open = dialog.value;
+  useEffect(keepFocus, []);
   return html`
     <div class="toasts">${toasts.value.map((one) => html`<${Toast} key=${one.id} ...${one} />`)}</div>
+    <${Said} />
     ${open && html`<${Dialog} key=${open.title} title=${open.title} onClose=${open.close}>${open.content}<//>`}
   `;
 }

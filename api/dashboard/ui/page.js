@@ -52,7 +52,7 @@ function useFocus(heading) {
     if (isNew) [before, present] = [present, path];
     const { activeElement: focused } = document;
     // The heading may have been replaced when the data came.
-    if (focused !== document.body && (!isNew || focused?.closest("main, dialog, #search"))) return;
+    if (!focused.matches("body, main, h1") && (!isNew || focused.closest("main, dialog, #search"))) return;
     heading.current.focus({ preventScroll: true });
     if (!isNew) return;
     stop();
@@ -85,7 +85,6 @@ export function Page({ title, heading, tools, tab = title, live, children }) {
 }
 
 const Stale = ({ error, since, data, reload }) => html`
-  <${Banner} tone="bad" action=${html`<${Button} act=${reload}>Try again<//>`}>
-    ${error.message}${data !== undefined && since && html` What you see is from <${When} at=${since} />.`}
-  <//>
+  <${Banner} tone="bad" action=${html`<${Button} act=${reload}>Try again<//>`}
+    note=${data !== undefined && since && html`What you see is from <${When} at=${since} />.`}>${error.message}<//>
 `;

@@ -14,9 +14,11 @@
  * that is loaded as a whole; with `order` the page asks the API (`onOrder`).
  */
 
-import { kept } from "../core/prefs.js";
-import { classes, html, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
+import { count, number } from "../core/format.js";
+import { isNarrow, kept } from "../core/prefs.js";
+import { classes, html, plain, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
 import { Button, Menu, Skeleton } from "./basics.js";
+import { sayResult, useSay } from "./say.js";
 
 const ROW = 36;
 /** Pixels of a line in a card, and of its padding. */
@@ -26,11 +28,6 @@ const BEYOND = 12;
 const PRINTED_MAX = 2000;
 /** Pixels of the column with the check boxes. */
 const SELECT = 36;
-const narrow = matchMedia("(max-width: 639px)");
-export const isNarrow = signal(narrow.matches);
-narrow.addEventListener("change", () => {
-  isNarrow.value = narrow.matches;
-});
 const choices = new Map();
 
 /**
@@ -76,7 +73,7 @@ function useRoom(table, columns, around) {
   }, [table.current]);
   useLayoutEffect(() => {
     // Numbers are never cut, so a column of them may be wider than its least width; a table that is too wide says so.
-    const titles = [...(table.current?.querySelectorAll(":scope > .head [data-column]") ?? [])];
+    const titles = [...(table.current?.querySelectorAll(":scope:not(.cards) > .head [data-column]") ?? [])];
     if (!titles.length || titles.at(-1).getBoundingClientRect().right <= table.current.getBoundingClientRect().right + 1) return;
     const wider = titles.filter((title) => title.offsetWidth > (seen[title.dataset.column] ?? 0));
     if (wider.length) setSeen({ ...seen, ...Object.fromEntries(wider.map((title) => [title.dataset.column, title.offsetWidth])) });
@@ -142,8 +139,9 @@ function useSorted(rows, columns) {
   return { sorted, sort, turn };
 }
 
+const isSortable = (column, onOrder) => Boolean(column.sort || (column.order && onOrder));
+
 function Heading({ column, sort, turn, order, onOrder }) {
-  const isSortable = column.sort || (column.order && onOrder);
   const isDown = column.order ? order !== "asc" : sort?.isDown;
   const isActive = column.order ? Boolean(onOrder) : sort?.by === column.id;
   const direction = isActive ? (isDown ? "descending" : "ascending") : undefined;
@@ -151,7 +149,7 @@ function Heading({ column, sort, turn, order, onOrder }) {
   return html`
     <div role="columnheader" data-column=${column.id} class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}
       style=${column.isNumber && { minWidth: roomOf(column).least }}>
-      ${isSortable
+      ${isSortable(column, onOrder)
         ? html`<button type="button" class="sort" onClick=${press}>
             ${column.title}<span aria-hidden="true">${direction ? (isDown ? " ↓" : " ↑") : ""}</span>
           </button>`
@@ -166,8 +164,8 @@ function roomOf({ width, isNumber }) {
   return { least, track: isNumber ? `minmax(max-content, ${most})` : width };
 }
 
-/** The check box of a row, or of all rows that are loaded. */
-function Select({ ids, selected, label }) {
+/** The check box of a row, or of all rows that are loaded; `label` names it, and `words` stand beside it. */
+function Select({ ids, selected, label, words }) {
   const isOn = ids.length > 0 && ids.every((id) => selected.value.has(id));
   const flip = () => {
     const next = new Set(selected.value);
@@ -177,7 +175,7 @@ function Select({ ids, selected, label }) {
     }
     selected.value = next;
   };
-  return html`<label class="select"><input type="checkbox" aria-label=${label} checked=${isOn} onChange=${flip} /></label>`;
+  return html`<label class="select"><input type="checkbox" aria-label=${label} checked=${isOn} onChange=${flip} />${words}</label>`;
 }
 
 const PlainCard = ({ columns: [first, ...others], item }) => html`
@@ -199,10 +197,11 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {import("@preact/signals").Signal<string[]|null>} [props.room] Of `useColumns`.
  * @param {(row: any) => boolean} [props.isCurrent] Whether the row is the one that is open.
  * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
+ * @param {(row: any) => string} [props.name] What the check box of a row selects.
  * @param {number} [props.total] Rows in all, if more can be loaded.
  * @param {string} [props.order] `asc` if the API sorts in ascending order.
  * @param {(order: string|null) => void} [props.onOrder]
- * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
+ * @param {() => void} [props.onEnd] Called when the end comes into sight, if more can be loaded.
  */
 export function Table(props) {
   const { label, room, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
@@ -224,41 +223,44 @@ export function Table(props) {
   useLayoutEffect(() => {
     if (onEnd && rows && last >= rows.length) onEnd();
   }, [last, rows?.length]);
+  useEffect(() => {
+    if (rows) sayResult(`${label}: ${count(total ?? rows.length, "row")}${total === undefined && onEnd ? " and more" : ""}`);
+  });
+  useSay(selected?.value.size && `${number(selected.value.size)} selected`);
   if (!rows && error) return null;
-  if (!rows) return html`<div class="table" ref=${table}><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
-  const template = [selected && `${SELECT}px`, ...columns.map((column) => roomOf(column).track)].filter(Boolean).join(" ");
-  const grid = isCards ? undefined : { gridTemplateColumns: template };
+  const tracks = isCards ? ["minmax(0, 1fr)"] : columns.map((column) => roomOf(column).track);
+  const grid = { gridTemplateColumns: [selected && `${SELECT}px`, ...tracks].filter(Boolean).join(" ") };
+  // Cards keep what can be pressed in the head.
+  const headings = isCards ? columns.filter((column) => isSortable(column, onOrder)) : columns;
   const row = (item, place) => html`
     <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ height: `${height}px` }}
       class=${classes("row", isCards && "as-card", isCurrent?.(item) && "current", selected?.value.has(id(item)) && "selected")}>
+      ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label=${`Select ${plain(props.name(item))}`} /></div>`}
       ${isCards
-        ? html`<div role="cell" class="cell whole">${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
-        : html`
-            ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
-            ${columns.map(
-              (column) => html`
-                <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number")}>
-                  ${column.cell(item)}
-                </div>
-              `,
-            )}
-          `}
+        ? html`<div role="cell" class="cell whole" aria-colspan=${headings.length || 1}>${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
+        : columns.map(
+            (column, at) => html`
+              <div key=${column.id} role=${at ? "cell" : "rowheader"} class=${classes("cell", column.isNumber && "number")}>
+                ${column.cell(item)}
+              </div>
+            `,
+          )}
     </div>
   `;
   return html`
-    <div class=${classes("table", isCards ? "cards" : "grid")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+    <div class=${classes("table grid", isCards && "cards")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${total === undefined && onEnd ? -1 : (total ?? sorted.length) + 1}>
       <div role="rowgroup" class="head">
         <div role="row" aria-rowindex="1" class="row">
-          ${selected && !isCards && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" /></div>`}
-          ${(isCards ? [{ id: "card", title: label }] : columns).map(
-            (column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`,
-          )}
+          ${selected && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" words=${isCards && "Select all"} /></div>`}
+          ${headings.map((column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`)}
+          ${!headings.length && html`<div role="columnheader" class="cell unseen">${label}</div>`}
         </div>
       </div>
       <div role="rowgroup" class="body" ref=${body}
         style=${{ paddingTop: `${first * height}px`, paddingBottom: `${(sorted.length - last) * height}px` }}>
         ${sorted.slice(first, last).map((item, place) => row(item, first + place))}
       </div>
+      ${!rows && html`<${Skeleton} rows=${8} height=${ROW - 12} />`}
     </div>
   `;
 }

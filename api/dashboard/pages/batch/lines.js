@@ -7,6 +7,7 @@ import { address, batchPath, go, place, setQuery } from "../../core/route.js";
 import { html, useMemo } from "../../core/view.js";
 import { Empty, Skeleton } from "../../ui/basics.js";
 import { Filters, LateField } from "../../ui/form.js";
+import { say } from "../../ui/say.js";
 import { State } from "../../ui/state.js";
 import { More, Table } from "../../ui/table.js";
 import { isOver } from "../shown.js";
@@ -112,6 +113,10 @@ export function Lines({ batch }) {
   const base = { tab: "lines", ...Object.fromEntries(query) };
   const href = ({ index }) => address(path, { ...base, line: index + 1 });
   const columns = useMemo(() => columnsOf(href), [query.toString()]);
+  function step(index) {
+    say(`Line ${number(index + 1)}`);
+    go(path, { ...base, line: index + 1 });
+  }
   const close = () => setQuery({ line: null, tab: "lines" });
   const lines = data?.rows;
   const { after, ...sought } = filter;
@@ -130,7 +135,7 @@ export function Lines({ batch }) {
       total=${expected(batch, filter) || undefined} isCurrent=${({ index }) => index + 1 === open}
       card=${(line) => html`<${LineCard} line=${line} href=${href} />`} cardHeight=${68} />`}
     ${data?.hasMore && html`<${More} pages=${live}>${Object.keys(filter).length ? "Search further" : "More lines"}<//>`}
-    ${open && html`<${LinePanel} key=${open} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
-      before=${beside(-1)} next=${beside(1)} onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
+    ${open && html`<${LinePanel} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
+      before=${beside(-1)} next=${beside(1)} onStep=${step} onClose=${close} />`}
   `;
 }
