@@ -88,7 +88,7 @@ def paths(ids):
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_every_page_is_accessible_and_fits(page, made, size):
-    """axe-core finds no fault in either theme, pages fit the window, texts of users stay text, and facts have values."""
+    """axe-core finds no fault in either theme, pages fit, texts of users stay text, and facts have values."""
     page.set_viewport_size(size)
     for path in paths(made):
         go(page, path)
