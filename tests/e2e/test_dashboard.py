@@ -178,7 +178,7 @@ def test_watch_and_cancel_a_batch(page, client, backend, tmp_path):
     expect(page.get_by_role("button", name=f"{batch.id[-8:]}: copy the id")).to_be_visible()
     assert page.url.endswith("?status=cancelled")
     go(page, "/batches?status=validating")
-    expect(page.get_by_text("No batch matches these filters.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("No batch matches these filters.")).to_be_visible()
 
 
 def test_changes_come_without_polling(page, client, backend, tmp_path):
@@ -339,7 +339,7 @@ def test_search(page, client, backend, tmp_path):
         expect(rows(page, "Lines")).to_have_count(1)
         expect(rows(page, "Lines")).to_contain_text(found)
     go(page, f"/batches/{batch.id}?tab=lines&contains=nowhere")
-    expect(page.get_by_text("No line matches these filters.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("No line matches these filters.")).to_be_visible()
 
 
 def test_back_restores_the_list(page, client, tmp_path):
