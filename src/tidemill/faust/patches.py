@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 1.0
 """How often a consumer whose partitions are all paused checks for a stop or a rebalance."""
 BRIEF_MS: Final = 100
-"""How long a fetch waits for records of some partitions while the app takes those of others."""
+"""How long a fetch waits for records of some partitions while the app takes those of others, or in a rebalance."""
+IDLE_MS: Final = 500
+"""How long any other fetch waits: requests of a rebalance wait behind it."""
 
 
 class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
@@ -143,7 +145,8 @@ class Positions:
         """Seek in all partitions to their committed offsets, which it returns, or to their first ones.
 
         The client's places and these positions change without a wait between them: a fetch between would bring
-        records that are earlier than the expected ones.
+        records that are earlier than the expected ones. Faust seeks once or twice at each assignment; the second
+        seek moves only what it has fetched and not delivered, so that no record is delivered twice.
         """
         thread = self._consumer._thread  # noqa: SLF001  not public
         seeks = None
@@ -157,16 +160,21 @@ class Positions:
                 places |= await self._consumer.earliest_offsets(*uncommitted)
         self._seeks += 1
         for tp, offset in places.items():
-            thread.seek(tp, offset)
-            self._begin(tp, offset)
+            if not self._is_there(tp):
+                thread.seek(tp, offset)
+                self._begin(tp, offset)
         return committed
 
     def stop_flow(self) -> None:
         """Stop the flow, and deliver no records before a seek."""
+        self.clear()
+        self._stop_flow()
+
+    def clear(self) -> None:
+        """Deliver no records before a seek."""
         self._seeks += 1
         for state in self._states:
             state.clear()
-        self._stop_flow()
 
     async def getmany(self, **how: Any) -> AsyncIterator[Any]:
         """Fetch records, without those after records that were skipped."""
@@ -227,6 +235,11 @@ class Positions:
             self._begins[tp] = position
         return False
 
+    def _is_there(self, tp: Any) -> bool:
+        """Whether the client's next fetch begins with the record that comes next."""
+        position = self._next.get(tp)
+        return position is not None and self._begins.get(tp, position) == position
+
     def _begin(self, tp: Any, offset: int) -> None:
         self._next[tp] = offset
         for state in self._of_fetch:
@@ -286,7 +299,7 @@ def check_no_partitions(consumer: Any) -> None:
 
 
 def fetch_briefly(consumer: Any) -> None:
-    """Shorten a client's fetches that omit partitions with untaken records, and let it rest when idle.
+    """Bound how long a client's fetches wait, more so while some records are untaken, and let it rest when idle.
 
     A partition that the app does not read counts for nothing: it has untaken records for as long as the app has
     its partitions, as those of a changelog that were fetched after its recovery. It acts once for each client.
@@ -300,12 +313,13 @@ def fetch_briefly(consumer: Any) -> None:
         requests, *others = actions(assignment)
         active, full = consumer._active_partitions, consumer._buffered_partitions  # noqa: SLF001
         # A fetch omits partitions with records.
-        if any(tp in active or tp in full for tp in fetcher._records):  # noqa: SLF001
+        if consumer.app.rebalancing or any(tp in active or tp in full for tp in fetcher._records):  # noqa: SLF001
             for _, request in requests:
                 request._max_wait_ms = BRIEF_MS  # noqa: SLF001
         return requests, *others
 
     fetcher._get_actions_per_node, fetcher.is_brief = brief, True  # noqa: SLF001
+    fetcher._fetch_max_wait_ms = IDLE_MS  # noqa: SLF001
     # Any new work wakes it earlier.
     fetcher._fetcher_timeout = LOOK_SECONDS  # noqa: SLF001
 

@@ -114,6 +114,11 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         self.membership.clear()
         await super()._on_partitions_revoked(revoked)
 
+    async def _on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        # Faust stops no flow at the revocation of a process without partitions.
+        self.positions.clear()
+        await super()._on_partitions_assigned(assigned, generation_id)
+
     async def _commit_all(self) -> None:
         """Commit also what was acknowledged since the commit that is under way: Faust leaves it to that one."""
         await self.consumer.maybe_wait_for_commit_to_finish()

@@ -8,6 +8,7 @@ from typing import Any
 
 import faust
 from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery, ServiceStopped
 
 from tidemill.faust import local_tables
 from tidemill.kafka.producer import too_large
@@ -15,11 +16,36 @@ from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge
 
 
+class BoundedRecovery(Recovery):  # type: ignore[misc]  # Faust is untyped here
+    """A recovery that ends the process if a broker does not answer in time.
+
+    Faust takes the timeout of a wait for a stop, and ends the recovery for good: the process would keep its
+    partitions, and read nothing.
+    """
+
+    async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109  Faust's signature
+        try:
+            await super()._wait(coro, timeout)
+        except ServiceStopped:
+            if self.should_stop:
+                raise
+            raise TimeoutError(f"a step of the recovery took more than {timeout} s") from None
+
+
 class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untyped here
     """A table manager that starts at once, since a stage declares its tables before it starts its app.
 
     Faust's own sleeps for a second, in which modules may still add tables; only then does the app join its group.
     """
+
+    _recovery: BoundedRecovery | None = None
+
+    @property
+    def recovery(self) -> BoundedRecovery:
+        """The service that reads the tables of new partitions, and seeks in their inputs."""
+        if self._recovery is None:
+            self._recovery = BoundedRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
 
     async def on_start(self) -> None:
         """Start as Faust does, without the sleep."""

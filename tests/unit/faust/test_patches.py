@@ -5,17 +5,13 @@ import tracemalloc
 from types import SimpleNamespace
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher
-from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.protocol.fetch import FetchRequest_v4
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust.patches import BRIEF_MS, Flow, LogReset, go_back
+from tidemill.faust.patches import Flow, LogReset, go_back
 from tidemill.faust.stage_app import create_app
 from tidemill.kafka.connection import TRANSIENT
 
@@ -79,53 +75,6 @@ async def test_a_consumer_runs_on_the_loop_of_its_app(tmp_path):
     with pytest.raises(KafkaConnectionError):
         await thread.start()
     await until(lambda: asyncio.all_tasks() == before)
-
-
-class Client:
-    """One broker that leads every partition."""
-
-    _loop = None
-    _metadata_max_age_ms = 1000
-    cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
-
-
-async def waits_ms(held, tmp_path, *, active=(0, 1, 2), full=()):
-    """How long the broker may wait in the next fetch, while the partitions `held` have records not yet taken.
-
-    The app reads the partitions `active`, and has no room for those of `full`.
-    """
-    app = create_app("flow", Settings(), kafka="127.0.0.1:9", state=tmp_path)
-    partitions = [TopicPartition("requests", number) for number in range(3)]
-    subscriptions = SubscriptionState()
-    fetcher = Fetcher(Client(), subscriptions, fetch_max_wait_ms=1500)
-    consumer = SimpleNamespace(_fetcher=fetcher, _coordinator=SimpleNamespace(is_tracked=True))
-    app.consumer = SimpleNamespace(
-        _thread=SimpleNamespace(_consumer=consumer),
-        _active_partitions={TP(*partitions[number]) for number in active},
-        _buffered_partitions={TP(*partitions[number]) for number in full},
-    )
-    for _ in range(2):
-        await app._joined()
-    subscriptions.assign_from_user(partitions)
-    assignment = subscriptions.subscription.assignment
-    for tp in partitions:
-        assignment.state_value(tp).seek(0)
-    fetcher._records = {tp: SimpleNamespace(calculate_backoff=lambda: 0) for tp in partitions[:held]}
-    [(_, request)] = fetcher._get_actions_per_node(assignment)[0]
-    await fetcher.close()
-    return request.build(FetchRequest_v4).max_wait_time
-
-
-async def test_a_fetch_that_omits_partitions_waits_briefly(tmp_path):
-    """The next fetch after it reads them."""
-    assert await waits_ms(0, tmp_path) == 1500
-    assert [await waits_ms(held, tmp_path) for held in (1, 2)] == [BRIEF_MS, BRIEF_MS]
-    assert await waits_ms(1, tmp_path, active=(1, 2), full=(0,)) == BRIEF_MS
-
-
-async def test_untaken_records_of_a_partition_that_is_not_read_shorten_no_fetch(tmp_path):
-    """The client has fetched from a changelog after its recovery: nobody takes these records."""
-    assert await waits_ms(1, tmp_path, active=(1, 2)) == 1500
 
 
 class Consumer:
@@ -294,6 +243,33 @@ async def test_nothing_is_delivered_before_a_seek():
     assert await offsets(consumer, 8) == [*range(3, 20)]
 
 
+async def test_a_second_seek_of_an_assignment_repeats_no_record():
+    """It moves only what a fetch brought and the app dropped: without later records nothing else would read it."""
+    consumer, tp = Consumer(committed=3, drops=(2,)), TP("t", 0)
+    positions = go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    assert await offsets(consumer) == [3, 4, 5]
+    await consumer.seek_to_committed()
+    assert (consumer.place, await offsets(consumer)) == (6, [])
+    await consumer.seek_to_committed()
+    assert (consumer.place, positions.next_offset(tp)) == (3, 3)
+
+
+async def test_a_partition_that_comes_back_awaits_its_seek():
+    """The process had none in between, and Faust stops no flow at the revocation of such a process."""
+    consumer = Consumer(committed=3)
+    positions = go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    # Another process has read it up to 9; the client begins there by itself.
+    consumer.committed = consumer.place = 9
+    positions.clear()
+    assert await offsets(consumer, 2) == []
+    await consumer.seek_to_committed()
+    assert await offsets(consumer) == [9, 10, 11]
+
+
 async def test_a_second_seek_is_no_new_topic():
     """Two parts of Faust seek after a rebalance, and a fetch may come between the question and the seek."""
     consumer = Asking(committed=3)
@@ -308,7 +284,7 @@ async def test_a_second_seek_is_no_new_topic():
     assert await offsets(consumer) == [3, 4, 5]
     consumer.answer.set()
     await seeking
-    assert await offsets(consumer, 8) == [*range(3, 20)]
+    assert await offsets(consumer, 8) == [*range(6, 20)]
 
 
 async def test_a_seek_of_an_earlier_generation_is_asked_again():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import faust
 import pytest
+from faust.tables.recovery import ServiceStopped
 from faust.types import TP
 from support.waiting import WAIT_SECONDS_MAX
 
@@ -117,6 +118,32 @@ async def test_what_the_drain_acknowledges_is_committed(tmp_path, monkeypatch):
     await app._on_partitions_revoked({tp})
     await every_second
     assert committed == [{tp: 10}, {tp: 500}]
+
+
+async def test_a_process_with_new_partitions_expects_nothing_of_earlier_ones(tmp_path, monkeypatch):
+    """Faust stops no flow when it takes the partitions of a process that has none."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+
+    async def assign(*_):
+        pass
+
+    monkeypatch.setattr(faust.App, "_on_partitions_assigned", assign)
+    tp = TP("outcomes", 0)
+    assert app.consumer is not None
+    app.positions.expect(tp, 3)
+    await app._on_partitions_assigned({tp}, 7)
+    assert app.positions.next_offset(tp) is None
+
+
+async def test_a_recovery_without_answers_ends_the_process(tmp_path):
+    """Faust would end the recovery for good, and the process would keep its partitions and read nothing."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    recovery = app.tables.recovery
+    with pytest.raises(TimeoutError, match="a step of the recovery took more than"):
+        await recovery._wait(asyncio.Event().wait(), timeout=0.01)
+    recovery._stopped.set()
+    with pytest.raises(ServiceStopped):
+        await recovery._wait(asyncio.Event().wait(), timeout=WAIT_SECONDS_MAX)
 
 
 def test_an_assignment_that_lacks_partitions_is_made_again_before_the_watchdog_ends_the_process(tmp_path):
