@@ -242,6 +242,22 @@ async def test_the_rest_of_a_sealed_stream_is_another_batch(stack, client, allow
     assert names(client, first) + names(client, second) == ALL
 
 
+@pytest.mark.parametrize("is_over_by_then", [False, True])
+async def test_after_a_cancel_all_lines_are_another_batch(client, produce, tmp_path, is_over_by_then):
+    """Also while the cancelled batch still ends; ingest would discard them until the stream ends."""
+    path, stream = tmp_path / "short.jsonl", f"cancelled-{is_over_by_then}"
+    path.write_bytes(b"\n".join(map(line, range(3))))
+    code, first, err = await produce(path, stream, "--no-end")
+    assert code == 0, err
+    await asyncio.to_thread(client.batches.cancel, first)
+    await shown(client, first, is_over if is_over_by_then else lambda found: found.status.startswith("cancel"))
+    code, second, err = await produce(path, stream)
+    assert code == 0, err
+    assert second != first
+    batch = await shown(client, second, is_over)
+    assert (batch.status, names(client, batch)) == ("completed", ALL[:3])
+
+
 async def test_a_file_may_be_sent_in_pieces(client, produce, tmp_path):
     """The numbers of the next file are above those of the one before; equal lines are duplicates."""
     path = tmp_path / "piece.jsonl"

@@ -56,6 +56,8 @@ POLLS_OPEN_MAX: Final = 4
 POLL_SECONDS: Final = 0.25
 RECENT_MAX: Final = 100
 """Newest batches to search for an open stream."""
+STOPPED: Final = frozenset({Status.CANCELLING, Status.CANCELLED})
+"""Who cancels a batch wants its lines elsewhere, and ingest discards those that follow."""
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -81,6 +83,17 @@ class _Input(NamedTuple):
         return sum(self.counts[:records])
 
 
+class _Shown(NamedTuple):
+    """What the service shows of a stream."""
+
+    opened: Batch | None
+    """The batch that lines would go to."""
+    batch: Batch | None
+    """The newest batch that has records of the file, and goes on or has ended by itself."""
+    is_cancelled: bool
+    """Whether the newest batch was cancelled: ingest may discard further lines until the stream ends."""
+
+
 class _Start(NamedTuple):
     """Where a command begins to send."""
 
@@ -91,6 +104,8 @@ class _Start(NamedTuple):
     batch: Batch | None = None
     opened: str | None = None
     """The batch of the stream that is open already."""
+    is_cancelled: bool = False
+    """See `_Shown`."""
 
 
 async def produce(
@@ -156,26 +171,33 @@ async def _start(client: Client, name: str, file: _Input, note: Path) -> _Start:
     """Where to begin; the file is in the `note` then."""
     begun = _begun(file, note)
     numbers = range(0) if begun is None else range(begun.first, begun.first + len(file.counts))
-    opened = batch = None
-    async for found in client.batches(limit=NEWEST_MAX if numbers else RECENT_MAX):
-        if found.tidemill.stream != name:
-            continue
-        if opened is None and found.tidemill.open and not found.status.is_terminal:
-            opened = found
-        # Who cancels a batch wants its lines elsewhere.
-        is_wanted = found.status not in {Status.CANCELLING, Status.CANCELLED}
-        if batch is None and is_wanted and found.tidemill.sequence in numbers:
-            batch = found
-    highest = 0 if opened is None else opened.tidemill.sequence or 0
-    opened_id = None if opened is None else opened.id
+    shown = await _shown(client, name, numbers)
+    highest = 0 if shown.opened is None else shown.opened.tidemill.sequence or 0
+    opened = None if shown.opened is None else shown.opened.id
     if begun is None or highest >= numbers.stop:
         begun = _Begun(file.sha256, max(int(time.time() * 1000), highest + 1))
         with replacing(note) as target:
             target.write(msgspec.json.encode(begun))
-        return _Start(begun.first, opened=opened_id)
-    if batch is None or batch.tidemill.sequence is None:
-        return _Start(begun.first, opened=opened_id)
-    return _Start(begun.first, batch.tidemill.sequence - begun.first + 1, batch, opened_id)
+        return _Start(begun.first, opened=opened, is_cancelled=shown.is_cancelled)
+    known = 0 if shown.batch is None else (shown.batch.tidemill.sequence or 0) - begun.first + 1
+    return _Start(begun.first, known, shown.batch, opened, shown.is_cancelled)
+
+
+async def _shown(client: Client, name: str, numbers: range) -> _Shown:
+    """Find the batches of a stream; `numbers` are those of the file's records, none if it was not begun."""
+    newest = opened = batch = None
+    async for found in client.batches(limit=NEWEST_MAX if numbers else RECENT_MAX):
+        if found.tidemill.stream != name:
+            continue
+        newest = newest or found
+        if found.status in STOPPED:
+            continue
+        if opened is None and found.tidemill.open and not found.status.is_terminal:
+            opened = found
+        if found.tidemill.sequence in numbers:
+            batch = found
+            break
+    return _Shown(opened, batch, newest is not None and newest.status in STOPPED)
 
 
 def _say_known(console: Console, file: _Input, start: _Start, batch: Batch) -> None:
@@ -217,6 +239,8 @@ async def _send(
     end = [(intake.END, b"true")] if ends else []
     last = len(file.counts) - 1
     async with log:
+        if start.is_cancelled and start.skipped <= last:
+            await log.end(token.stream, [await token.header()])
         for index, lines in enumerate(packed(file.path)):
             value = b"\n".join(lines)
             if index >= start.skipped:
@@ -226,7 +250,7 @@ async def _send(
                 more = []
             progress.moved(len(value) + 1)
         if start.skipped > last and end:
-            await log.send(token.stream, b"", [await token.header(), *end])
+            await log.end(token.stream, [await token.header()])
         await log.flush()
 
 
@@ -260,6 +284,12 @@ class Intake:
         while len(self._unacked) >= UNACKED_MAX:
             await self._oldest()
         self._unacked.append(await self._producer.enqueue(topics.INTAKE.name, name, value, headers=headers))
+
+    async def end(self, name: str, headers: Headers) -> None:
+        """End a stream by a record without lines, and wait for it; it does not count as delivered."""
+        headers = [*headers, (intake.END, b"true")]
+        sent = await self._producer.enqueue(topics.INTAKE.name, name, b"", headers=headers)
+        await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
 
     async def flush(self) -> None:
         """Wait until the broker has acknowledged every record."""
