@@ -107,6 +107,11 @@ class _Start(NamedTuple):
     is_cancelled: bool = False
     """See `_Shown`."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `batch` is the open one."""
+        return self.batch is not None and self.batch.id == self.opened
+
 
 async def produce(
     console: Console, client: Client, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
@@ -128,8 +133,10 @@ async def produce(
         if start.batch is not None:
             _say_known(console, file, start, start.batch)
         log = Intake(kafka)
-        with _reporting(console, kafka, log, file, start), display(console) as progress:
-            await _send(log, Token(client, name), file, start, progress, ends=ends, output=output)
+        # An end without lines would end the batch of another producer if that of the file is sealed.
+        if start.skipped < len(file.counts) or (ends and start.is_open):
+            with _reporting(console, kafka, log, file, start), display(console) as progress:
+                await _send(log, Token(client, name), file, start, progress, ends=ends, output=output)
         note.unlink()
     batch_id = start.batch.id if start.batch is not None else None
     if start.skipped < len(file.counts) and log.first is not None:
@@ -202,7 +209,7 @@ async def _shown(client: Client, name: str, numbers: range) -> _Shown:
 
 def _say_known(console: Console, file: _Input, start: _Start, batch: Batch) -> None:
     lines = counted(file.lines(start.skipped), "line")
-    is_rest = start.skipped < len(file.counts) and start.opened != batch.id
+    is_rest = start.skipped < len(file.counts) and not start.is_open
     rest = "; the others go to another batch, since that one is sealed" if is_rest else ""
     console.print(f"{batch.id} has {lines} of {file.lines():,} of {file.name} already{rest}.")
 

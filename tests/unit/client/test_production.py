@@ -5,7 +5,8 @@ from itertools import chain
 import pytest
 from support.service import KEY, Service
 
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.files import sha256_of
 from tidemill.client.http.client import Client
 from tidemill.client.production import LINE_BYTES_MAX, Token, packed, produce
 from tidemill.client.runs.journal import locked_folder
@@ -51,6 +52,27 @@ async def test_one_command_at_a_time_sends_to_a_stream(client, console, source):
     is_running = pytest.raises(UsageError, match="another `tidemill produce` to crawl is running")
     with locked_folder(f"produce {client.base_url} crawl", "command"), is_running:
         await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+
+
+def noted(client, content):
+    """Write the note that an earlier try to send to the stream `crawl` has left; returns its path."""
+    with locked_folder(f"produce {client.base_url} crawl", "command") as folder:
+        note = folder / "produced.json"
+        note.write_bytes(content)
+    return note
+
+
+async def test_a_repeated_command_does_not_end_the_stream_of_another(client, service, console, source, capsys):
+    """The file's batch is sealed, and another producer has opened the next one: there is nothing to send."""
+    service.ids = ["batch_2", "batch_1"]
+    service.listed = {
+        "batch_2": {"status": "in_progress", "tidemill": {"stream": "crawl", "open": True}},
+        "batch_1": {"tidemill": {"stream": "crawl", "sequence": 5}},
+    }
+    note = noted(client, b'{"sha256":"%b","first":5}' % sha256_of(source).encode())
+    assert await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one") is Exit.OK
+    assert "\nbatch_1\n" in capsys.readouterr().out
+    assert not note.exists()
 
 
 def test_records_stay_within_the_bounds_of_ingest(tmp_path):
