@@ -29,7 +29,7 @@ from tidemill.client.runs.plan import FAULTS_MAX
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Producer, Sent, producer
-from tidemill.schemas import ids
+from tidemill.schemas import UNREADABLE, ids
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA
 from tidemill.schemas.bounds import RECORD_BYTES_MAX as RECORD_BYTES_HIGHEST
 from tidemill.schemas.log import intake, topics
@@ -121,7 +121,8 @@ async def produce(
     `ends` says whether the stream ends with the file; `output` is `one` output file or `numbered` ones.
 
     Raises:
-        UsageError: No line was sent: the file has none, or too long ones, or another command sends to the stream.
+        UsageError: No line was sent: the file has none, or too long ones, another command sends to the stream, or
+            the note of an earlier try is damaged.
         Unreachable: Kafka or the service does not answer; the same command goes on.
         Refused: The service gives no token.
     """
@@ -166,11 +167,18 @@ def _checked(path: Path, name: object) -> _Input:
 
 
 def _begun(file: _Input, note: Path) -> _Begun | None:
-    """The earlier try to send a file; None if there was none, or another file has been sent since."""
+    """The earlier try to send a file; None if there was none, or another file has been sent since.
+
+    Raises:
+        UsageError: The note is damaged, so how much the try has sent is unknown.
+    """
     try:
         begun = msgspec.json.decode(note.read_bytes(), type=_Begun)
     except FileNotFoundError:
         return None
+    except UNREADABLE as error:
+        reason = f"{note} cannot be read, and it says whether an earlier try has sent lines; no line was sent."
+        raise UsageError(f"{reason} Delete it to send the whole file.") from error
     return begun if begun.sha256 == file.sha256 else None
 
 

@@ -1,5 +1,6 @@
-"""`tidemill produce`: its token, and what it checks before it sends; tests/e2e/test_produce.py has the rest."""
+"""`tidemill produce`: its token and its note, and what it checks first; tests/e2e/test_produce.py has the rest."""
 
+import re
 from itertools import chain
 
 import pytest
@@ -9,6 +10,7 @@ from tidemill.client.errors import Exit, UsageError
 from tidemill.client.files import sha256_of
 from tidemill.client.http.client import Client
 from tidemill.client.production import LINE_BYTES_MAX, Token, packed, produce
+from tidemill.client.runs.appends import append
 from tidemill.client.runs.journal import locked_folder
 from tidemill.ingest.streams.decisions import bounded
 
@@ -54,10 +56,10 @@ async def test_one_command_at_a_time_sends_to_a_stream(client, console, source):
         await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
 
 
-def noted(client, content):
-    """Write the note that an earlier try to send to the stream `crawl` has left; returns its path."""
-    with locked_folder(f"produce {client.base_url} crawl", "command") as folder:
-        note = folder / "produced.json"
+def noted(client, content, job="produce {} crawl", name="produced.json"):
+    """Write the note of an earlier try, by default of one to send to the stream `crawl`; returns its path."""
+    with locked_folder(job.format(client.base_url), "command") as folder:
+        note = folder / name
         note.write_bytes(content)
     return note
 
@@ -73,6 +75,26 @@ async def test_a_repeated_command_does_not_end_the_stream_of_another(client, ser
     assert await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one") is Exit.OK
     assert "\nbatch_1\n" in capsys.readouterr().out
     assert not note.exists()
+
+
+DAMAGED = [b"", b'{"sha256":"0', b'{"first":5}', b"[5]", b'{"sha256":"\xff","first":5}', b"[" * 10_000]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+async def test_a_damaged_note_ends_the_command_with_a_reason(client, console, source, content):
+    """Nobody knows how much an earlier try has sent, so it sends nothing, and the user decides."""
+    note = noted(client, content)
+    with pytest.raises(UsageError, match=re.escape(f"{note} cannot be read")):
+        await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+    assert note.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+async def test_a_damaged_note_of_appends_ends_the_command_with_a_reason(client, console, source, content):
+    """It says which files a batch has, so `tidemill append` sends none."""
+    note = noted(client, content, "append {} batch_1", "appended.json")
+    with pytest.raises(UsageError, match=re.escape(f"{note} cannot be read")):
+        await append(console, client, "batch_1", source, as_json=False)
 
 
 def test_records_stay_within_the_bounds_of_ingest(tmp_path):
