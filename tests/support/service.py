@@ -44,6 +44,7 @@ class Service:
         report: The errors by code; None if the service has no such route.
         ids: The ids in the list of batches.
         rows: Fields that all of them share.
+        listed: Fields of each by its id; they win.
         asked: The query of the last list.
     """
 
@@ -75,6 +76,7 @@ class Service:
         self.ids = [f"batch_{number}" for number in range(7)]
         self.asked: dict[str, str] = {}
         self.rows: dict[str, Any] = {}
+        self.listed: dict[str, dict[str, Any]] = {}
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -197,7 +199,8 @@ class Service:
         after = request.query.get("after")
         ids = self.ids[self.ids.index(after) + 1 :] if after else self.ids
         page = list(itertools.islice(ids, limit))
-        data = [self.batch(status="completed") | self.rows | {"id": name} for name in page]
+        common = self.batch(status="completed") | self.rows
+        data = [common | self.listed.get(name, {}) | {"id": name} for name in page]
         last = {"last_id": page[-1]} if page else {}
         return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)} | last)
 

@@ -1,9 +1,9 @@
 """`tidemill produce`: sends the lines of a file to Kafka, as a stream that becomes a batch.
 
 Its records are numbered (`tidemill-seq`), and ingest drops one whose number its batch has. The first number of a
-file is in the user's state directory from before the first record until after the last one, so the same command
-goes on after a failure. Numbers begin at the time in milliseconds, so those of the next file are higher, also if
-another machine sends it.
+file is in the user's state directory from before the first record until the service shows the batch, so the same
+command goes on after a failure. Numbers begin at the time in milliseconds, so those of the next file are higher,
+also if another machine sends it.
 """
 
 import asyncio
@@ -22,10 +22,12 @@ from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import NEWEST_MAX, Client
 from tidemill.client.keys import TOKENS
 from tidemill.client.progress import Display, display
+from tidemill.client.runs import produced
 from tidemill.client.runs.job import readable
 from tidemill.client.runs.journal import locked_folder
 from tidemill.client.runs.paths import size_of
 from tidemill.client.runs.plan import FAULTS_MAX
+from tidemill.client.runs.produced import Produced
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Producer, Sent, producer
@@ -36,7 +38,6 @@ from tidemill.schemas.log import intake, topics
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import Console, say
 from tidemill.wording import counted
 
@@ -56,14 +57,8 @@ POLLS_OPEN_MAX: Final = 4
 POLL_SECONDS: Final = 0.25
 RECENT_MAX: Final = 100
 """Newest batches to search for an open stream."""
-
-
-class _Begun(msgspec.Struct, frozen=True):
-    """The newest file of a stream that was not sent to its end, as far as is known."""
-
-    sha256: str
-    first: int
-    """The number of its first record."""
+STOPPED: Final = frozenset({Status.CANCELLING, Status.CANCELLED})
+"""Who cancels a batch wants its lines elsewhere, and ingest discards those that follow."""
 
 
 class _Input(NamedTuple):
@@ -81,16 +76,38 @@ class _Input(NamedTuple):
         return sum(self.counts[:records])
 
 
+class _Shown(NamedTuple):
+    """What the service shows of a stream."""
+
+    opened: Batch | None
+    """The batch that lines would go to."""
+    batch: Batch | None
+    """The newest batch that has records of the file, and goes on or has ended by itself."""
+    is_cancelled: bool
+    """Whether the newest batch was cancelled: ingest may discard further lines until the stream ends."""
+
+    @property
+    def sequence(self) -> int:
+        """The highest number of a record that `batch` has; 0 if it has none."""
+        return 0 if self.batch is None else self.batch.tidemill.sequence or 0
+
+
 class _Start(NamedTuple):
     """Where a command begins to send."""
 
-    first: int
-    """The number of the file's first record."""
+    begun: Produced
     skipped: int = 0
     """Records that an earlier try has brought into `batch`."""
     batch: Batch | None = None
     opened: str | None = None
     """The batch of the stream that is open already."""
+    is_cancelled: bool = False
+    """See `_Shown`."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `batch` is the open one."""
+        return self.batch is not None and self.batch.id == self.opened
 
 
 async def produce(
@@ -101,7 +118,8 @@ async def produce(
     `ends` says whether the stream ends with the file; `output` is `one` output file or `numbered` ones.
 
     Raises:
-        UsageError: No line was sent: the file has none, or too long ones, or another command sends to the stream.
+        UsageError: No line was sent: the file has none, or too long ones, another command sends to the stream, or
+            the note of an earlier try is damaged.
         Unreachable: Kafka or the service does not answer; the same command goes on.
         Refused: The service gives no token.
     """
@@ -109,19 +127,22 @@ async def produce(
     with readable(source) as (path, shown), locked_folder(stream, f"`tidemill produce` to {name}") as folder:
         file = await asyncio.to_thread(_checked, path, source if path == source else shown)
         note = folder / "produced.json"
-        start = await _start(client, name, file, note)
+        start = await _start(console, client, name, file, note)
         if start.batch is not None:
             _say_known(console, file, start, start.batch)
         log = Intake(kafka)
-        with _reporting(console, kafka, log, file, start), display(console) as progress:
-            await _send(log, Token(client, name), file, start, progress, ends=ends, output=output)
-        note.unlink()
-    batch_id = start.batch.id if start.batch is not None else None
-    if start.skipped < len(file.counts) and log.first is not None:
-        batch_id = await _found(client, ids.stream_batch_id(*log.first), start.opened)
+        # An end without lines would end the batch of another producer if that of the file is sealed.
+        if start.skipped < len(file.counts) or (ends and start.is_open):
+            with _reporting(console, kafka, log, file, start), display(console) as progress:
+                await _send(log, Token(client, name), file, start, progress, note=note, ends=ends, output=output)
+        batch_id = start.batch.id if start.batch is not None else None
+        if start.skipped < len(file.counts) and log.first is not None:
+            batch_id = await _found(client, ids.stream_batch_id(*log.first), start.opened)
+        if batch_id is not None:
+            note.unlink()
     if batch_id is None:
         console.print("tidemill: Kafka has the lines, but the service shows no batch yet: see `tidemill list`,")
-        console.print("and `tidemill dead list` for records that ingest could not read.")
+        console.print("and `tidemill dead list` for records that ingest could not read. The same command goes on.")
         return Exit.UNREACHABLE
     say(batch_id)
     console.print(f"To follow it: `tidemill watch {batch_id}`; -o out.jsonl downloads the results.")
@@ -143,44 +164,62 @@ def _checked(path: Path, name: object) -> _Input:
     return _Input(path, name, sha256_of(path), counts)
 
 
-def _begun(file: _Input, note: Path) -> _Begun | None:
-    """The earlier try to send a file; None if there was none, or another file has been sent since."""
-    try:
-        begun = msgspec.json.decode(note.read_bytes(), type=_Begun)
-    except FileNotFoundError:
-        return None
-    return begun if begun.sha256 == file.sha256 else None
-
-
-async def _start(client: Client, name: str, file: _Input, note: Path) -> _Start:
+async def _start(console: Console, client: Client, name: str, file: _Input, note: Path) -> _Start:
     """Where to begin; the file is in the `note` then."""
-    begun = _begun(file, note)
+    begun = produced.read(note)
+    if begun is not None and begun.sha256 != file.sha256:
+        begun = None
     numbers = range(0) if begun is None else range(begun.first, begun.first + len(file.counts))
-    opened = batch = None
+    shown = await _shown(client, name, numbers)
+    if begun is not None and begun.may_have_ended and shown.sequence < numbers[-1]:
+        console.print(
+            "An earlier try may have ended the stream: waiting until the service shows what Kafka has of it."
+        )
+        shown = await _settled(client, name, numbers, shown)
+    highest = 0 if shown.opened is None else shown.opened.tidemill.sequence or 0
+    opened = None if shown.opened is None else shown.opened.id
+    if begun is None or highest >= numbers.stop:
+        begun = Produced(file.sha256, max(int(time.time() * 1000), highest + 1))
+        produced.save(note, begun)
+        return _Start(begun, opened=opened, is_cancelled=shown.is_cancelled)
+    known = 0 if shown.batch is None else shown.sequence - begun.first + 1
+    return _Start(begun, known, shown.batch, opened, shown.is_cancelled)
+
+
+async def _settled(client: Client, name: str, numbers: range, shown: _Shown) -> _Shown:
+    """Wait until the service shows the last record of a file, or no further one in `POLLS_MAX` polls.
+
+    Ingest drops a record that is sent again only until the stream ends; after that, it opens another batch.
+    """
+    idle = 0
+    while shown.sequence < numbers[-1] and idle < POLLS_MAX:
+        await asyncio.sleep(POLL_SECONDS)
+        newer = await _shown(client, name, numbers)
+        idle = 0 if newer.sequence > shown.sequence else idle + 1
+        shown = newer
+    return shown
+
+
+async def _shown(client: Client, name: str, numbers: range) -> _Shown:
+    """Find the batches of a stream; `numbers` are those of the file's records, none if it was not begun."""
+    newest = opened = batch = None
     async for found in client.batches(limit=NEWEST_MAX if numbers else RECENT_MAX):
         if found.tidemill.stream != name:
             continue
+        newest = newest or found
+        if found.status in STOPPED:
+            continue
         if opened is None and found.tidemill.open and not found.status.is_terminal:
             opened = found
-        # Who cancels a batch wants its lines elsewhere.
-        is_wanted = found.status not in {Status.CANCELLING, Status.CANCELLED}
-        if batch is None and is_wanted and found.tidemill.sequence in numbers:
+        if found.tidemill.sequence in numbers:
             batch = found
-    highest = 0 if opened is None else opened.tidemill.sequence or 0
-    opened_id = None if opened is None else opened.id
-    if begun is None or highest >= numbers.stop:
-        begun = _Begun(file.sha256, max(int(time.time() * 1000), highest + 1))
-        with replacing(note) as target:
-            target.write(msgspec.json.encode(begun))
-        return _Start(begun.first, opened=opened_id)
-    if batch is None or batch.tidemill.sequence is None:
-        return _Start(begun.first, opened=opened_id)
-    return _Start(begun.first, batch.tidemill.sequence - begun.first + 1, batch, opened_id)
+            break
+    return _Shown(opened, batch, newest is not None and newest.status in STOPPED)
 
 
 def _say_known(console: Console, file: _Input, start: _Start, batch: Batch) -> None:
     lines = counted(file.lines(start.skipped), "line")
-    is_rest = start.skipped < len(file.counts) and start.opened != batch.id
+    is_rest = start.skipped < len(file.counts) and not start.is_open
     rest = "; the others go to another batch, since that one is sealed" if is_rest else ""
     console.print(f"{batch.id} has {lines} of {file.lines():,} of {file.name} already{rest}.")
 
@@ -208,25 +247,36 @@ async def _send(
     start: _Start,
     progress: Display,
     *,
+    note: Path,
     ends: bool,
     output: str,
 ) -> None:
-    """Send the records that no earlier try has sent, and wait until Kafka has them."""
+    """Send the records that no earlier try has sent, and wait until Kafka has them.
+
+    An end goes into the `note` first.
+    """
     progress.transfer("produce", size_of(file.path))
     more = [(intake.OUTPUT, output.encode())]
-    end = [(intake.END, b"true")] if ends else []
+    may_have_ended = msgspec.structs.replace(start.begun, may_have_ended=True)
     last = len(file.counts) - 1
     async with log:
+        if start.is_cancelled and start.skipped <= last:
+            produced.save(note, may_have_ended)
+            await log.end(token.stream, [await token.header()])
         for index, lines in enumerate(packed(file.path)):
             value = b"\n".join(lines)
             if index >= start.skipped:
-                number = (intake.SEQ, b"%d" % (start.first + index))
-                last_headers = end if index == last else []
-                await log.send(token.stream, value, [await token.header(), number, *more, *last_headers])
+                headers = [(intake.SEQ, b"%d" % (start.begun.first + index)), *more]
+                if ends and index == last:
+                    # With all others in Kafka, only this record's fate can be unknown after a failure.
+                    await log.flush()
+                    produced.save(note, may_have_ended)
+                    headers.append((intake.END, b"true"))
+                await log.send(token.stream, value, [await token.header(), *headers])
                 more = []
             progress.moved(len(value) + 1)
-        if start.skipped > last and end:
-            await log.send(token.stream, b"", [await token.header(), *end])
+        if start.skipped > last and ends:
+            await log.end(token.stream, [await token.header()])
         await log.flush()
 
 
@@ -260,6 +310,12 @@ class Intake:
         while len(self._unacked) >= UNACKED_MAX:
             await self._oldest()
         self._unacked.append(await self._producer.enqueue(topics.INTAKE.name, name, value, headers=headers))
+
+    async def end(self, name: str, headers: Headers) -> None:
+        """End a stream by a record without lines, and wait for it; it does not count as delivered."""
+        headers = [*headers, (intake.END, b"true")]
+        sent = await self._producer.enqueue(topics.INTAKE.name, name, b"", headers=headers)
+        await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
 
     async def flush(self) -> None:
         """Wait until the broker has acknowledged every record."""

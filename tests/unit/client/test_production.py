@@ -1,13 +1,25 @@
-"""`tidemill produce`: its token, and what it checks before it sends; tests/e2e/test_produce.py has the rest."""
+"""`tidemill produce`: its token and its note, and what it checks first; tests/e2e/test_produce.py has the rest."""
 
+import asyncio
+import re
 from itertools import chain
 
 import pytest
 from support.service import KEY, Service
 
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import Exit, Unreachable, UsageError
+from tidemill.client.files import sha256_of
 from tidemill.client.http.client import Client
-from tidemill.client.production import LINE_BYTES_MAX, Token, packed, produce
+from tidemill.client.production import (
+    LINE_BYTES_MAX,
+    POLL_SECONDS,
+    POLLS_MAX,
+    RECORD_LINES_MAX,
+    Token,
+    packed,
+    produce,
+)
+from tidemill.client.runs.appends import append
 from tidemill.client.runs.journal import locked_folder
 from tidemill.ingest.streams.decisions import bounded
 
@@ -51,6 +63,77 @@ async def test_one_command_at_a_time_sends_to_a_stream(client, console, source):
     is_running = pytest.raises(UsageError, match="another `tidemill produce` to crawl is running")
     with locked_folder(f"produce {client.base_url} crawl", "command"), is_running:
         await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+
+
+def noted(client, content, job="produce {} crawl", name="produced.json"):
+    """Write the note of an earlier try, by default of one to send to the stream `crawl`; returns its path."""
+    with locked_folder(job.format(client.base_url), "command") as folder:
+        note = folder / name
+        note.write_bytes(content)
+    return note
+
+
+async def test_a_repeated_command_does_not_end_the_stream_of_another(client, service, console, source, capsys):
+    """The file's batch is sealed, and another producer has opened the next one: there is nothing to send."""
+    service.ids = ["batch_2", "batch_1"]
+    service.listed = {
+        "batch_2": {"status": "in_progress", "tidemill": {"stream": "crawl", "open": True}},
+        "batch_1": {"tidemill": {"stream": "crawl", "sequence": 5}},
+    }
+    note = noted(client, b'{"sha256":"%b","first":5}' % sha256_of(source).encode())
+    assert await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one") is Exit.OK
+    assert "\nbatch_1\n" in capsys.readouterr().out
+    assert not note.exists()
+
+
+async def test_it_waits_until_ingest_has_handled_an_end(client, service, console, tmp_path, monkeypatch):
+    """Each of three records comes after the longest silence that it allows, and it sends none of them again."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"{}\n" * (2 * RECORD_LINES_MAX + 1))
+    noted(client, b'{"sha256":"%b","first":5,"may_have_ended":true}' % sha256_of(path).encode())
+    later = chain([None] * (POLLS_MAX - 1), [5] * POLLS_MAX, [6] * POLLS_MAX, [7])
+    service.ids, sleep = [], asyncio.sleep
+
+    async def pause(_):
+        if (number := next(later, None)) is not None:
+            service.ids = ["batch_1"]
+            service.rows = {"tidemill": {"stream": "crawl", "sequence": number}}
+        await sleep(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "sleep", pause)
+        code = await produce(console, client, "127.0.0.1:9", path, "crawl", ends=True, output="one")
+    assert code is Exit.OK
+    assert "batch_1 has 2,001 lines of 2,001" in console.export_text()
+
+
+@pytest.mark.parametrize("end", [b"true", b"false"])
+async def test_the_wait_for_ingest_has_a_bound(client, console, source, pauses, end):
+    """Nor does it wait without an end: ingest drops records that it has until the stream ends."""
+    noted(client, b'{"sha256":"%b","first":5,"may_have_ended":%b}' % (sha256_of(source).encode(), end))
+    with pytest.raises(Unreachable):
+        await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+    assert pauses.count(POLL_SECONDS) == (POLLS_MAX if end == b"true" else 0)
+
+
+DAMAGED = [b"", b'{"sha256":"0', b'{"first":5}', b"[5]", b'{"sha256":"\xff","first":5}', b"[" * 10_000]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+async def test_a_damaged_note_ends_the_command_with_a_reason(client, console, source, content):
+    """Nobody knows how much an earlier try has sent, so it sends nothing, and the user decides."""
+    note = noted(client, content)
+    with pytest.raises(UsageError, match=re.escape(f"{note} cannot be read")):
+        await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+    assert note.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+async def test_a_damaged_note_of_appends_ends_the_command_with_a_reason(client, console, source, content):
+    """It says which files a batch has, so `tidemill append` sends none."""
+    note = noted(client, content, "append {} batch_1", "appended.json")
+    with pytest.raises(UsageError, match=re.escape(f"{note} cannot be read")):
+        await append(console, client, "batch_1", source, as_json=False)
 
 
 def test_records_stay_within_the_bounds_of_ingest(tmp_path):

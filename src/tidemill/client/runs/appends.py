@@ -23,6 +23,7 @@ from tidemill.client.runs.job import readable
 from tidemill.client.runs.journal import locked_folder
 from tidemill.client.runs.outcome import SHORT, name_of
 from tidemill.client.runs.plan import Shard, cut
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import INLINE_REQUESTS_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.resources.batch import Batch
 from tidemill.storage.atomic_file import replacing
@@ -63,6 +64,9 @@ class _Memory:
             self._found = _files.decode(self._path.read_bytes())
         except FileNotFoundError:
             self._found = []
+        except UNREADABLE as error:
+            reason = f"{self._path} cannot be read, and it says which files were appended; nothing was sent."
+            raise UsageError(f"{reason} Delete it to append whole files.") from error
 
     def known(self, sha256: str) -> _File | None:
         """A file of this content, if it was appended or begun."""
@@ -108,7 +112,8 @@ async def append(console: Console, client: Client, batch_id: str, source: Path, 
     """Append the lines of a file, or of stdin (`-`); the log has them when this returns.
 
     Raises:
-        UsageError: The file is faulty, another file is unfinished, or another program appends.
+        UsageError: The file is faulty, another file is unfinished, another program appends, or the note of earlier
+            files is damaged.
         Unreachable: The service went away; the same command goes on.
         Refused: The service rejected an append.
     """
@@ -143,7 +148,7 @@ async def seal(console: Console, client: Client, batch_id: str, *, as_json: bool
     """Seal a batch: it ends with its last request. A sealed one stays as it is.
 
     Raises:
-        UsageError: A file is appended in part.
+        UsageError: A file is appended in part, or the note of the files is damaged.
         Refused: The batch was not created open, or another program appends to it.
     """
     batch = await client.batch(await client.find(batch_id))
