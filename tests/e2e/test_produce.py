@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -104,17 +105,26 @@ async def allow(stack):
 
 
 @pytest.fixture
-def produce(stack, tmp_path):
-    """Runs the command to its end; returns its exit code, stdout and stderr."""
+def begin(stack, tmp_path):
+    """Starts the command; returns its process."""
     environ = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
 
-    async def run(file, stream, *words):
+    async def begin(file, stream, *words):
         options = ["--stream", stream, "--data", str(stack.data), "--base-url", stack.api, "--api-key", KEY]
         argv = [sys.executable, "-m", "tidemill", "produce", str(file), *options, *words]
-        done = await asyncio.to_thread(
-            subprocess.run, argv, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False
-        )
-        return done.returncode, done.stdout.strip(), done.stderr
+        return await asyncio.create_subprocess_exec(*argv, stdout=PIPE, stderr=PIPE, cwd=tmp_path, env=environ)
+
+    return begin
+
+
+@pytest.fixture
+def produce(begin):
+    """Runs the command to its end; returns its exit code, stdout and stderr."""
+
+    async def run(file, stream, *words):
+        process = await begin(file, stream, *words)
+        out, err = await process.communicate()
+        return process.returncode, out.decode().strip(), err.decode()
 
     return run
 
@@ -256,6 +266,29 @@ async def test_after_a_cancel_all_lines_are_another_batch(client, produce, tmp_p
     assert second != first
     batch = await shown(client, second, is_over)
     assert (batch.status, names(client, batch)) == ("completed", ALL[:3])
+
+
+async def test_no_line_runs_twice_while_ingest_is_behind(stack, client, begin, produce, tmp_path):
+    """A transaction holds ingest back, also when the same command begins; Kafka has the end of the first one."""
+    path = tmp_path / "short.jsonl"
+    path.write_bytes(b"\n".join(map(line, range(3))))
+    async with AIOKafkaProducer(**stack.clients(), transactional_id="hold") as holder:
+        await holder.begin_transaction()
+        await holder.send_and_wait(
+            topics.INTAKE.name, b"", partition=partition_of("behind", Settings().partitions)
+        )
+        code, out, err = await produce(path, "behind")
+        assert (code, out) == (7, ""), err
+        second = await begin(path, "behind")
+        while b"waiting until the service shows" not in (said := await second.stderr.readline()):
+            assert said, "it has ended"
+        await holder.abort_transaction()
+    out, err = await second.communicate()
+    assert second.returncode == 0, err
+    (batch,) = _batches(client, "behind")
+    assert out.decode().strip() == batch.id
+    batch = await shown(client, batch.id, is_over)
+    assert names(client, batch) == ALL[:3]
 
 
 async def test_a_file_may_be_sent_in_pieces(client, produce, tmp_path):

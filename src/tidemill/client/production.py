@@ -1,9 +1,9 @@
 """`tidemill produce`: sends the lines of a file to Kafka, as a stream that becomes a batch.
 
 Its records are numbered (`tidemill-seq`), and ingest drops one whose number its batch has. The first number of a
-file is in the user's state directory from before the first record until after the last one, so the same command
-goes on after a failure. Numbers begin at the time in milliseconds, so those of the next file are higher, also if
-another machine sends it.
+file is in the user's state directory from before the first record until the service shows the batch, so the same
+command goes on after a failure. Numbers begin at the time in milliseconds, so those of the next file are higher,
+also if another machine sends it.
 """
 
 import asyncio
@@ -22,21 +22,22 @@ from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import NEWEST_MAX, Client
 from tidemill.client.keys import TOKENS
 from tidemill.client.progress import Display, display
+from tidemill.client.runs import produced
 from tidemill.client.runs.job import readable
 from tidemill.client.runs.journal import locked_folder
 from tidemill.client.runs.paths import size_of
 from tidemill.client.runs.plan import FAULTS_MAX
+from tidemill.client.runs.produced import Produced
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Producer, Sent, producer
-from tidemill.schemas import UNREADABLE, ids
+from tidemill.schemas import ids
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA
 from tidemill.schemas.bounds import RECORD_BYTES_MAX as RECORD_BYTES_HIGHEST
 from tidemill.schemas.log import intake, topics
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import Console, say
 from tidemill.wording import counted
 
@@ -58,14 +59,6 @@ RECENT_MAX: Final = 100
 """Newest batches to search for an open stream."""
 STOPPED: Final = frozenset({Status.CANCELLING, Status.CANCELLED})
 """Who cancels a batch wants its lines elsewhere, and ingest discards those that follow."""
-
-
-class _Begun(msgspec.Struct, frozen=True):
-    """The newest file of a stream that was not sent to its end, as far as is known."""
-
-    sha256: str
-    first: int
-    """The number of its first record."""
 
 
 class _Input(NamedTuple):
@@ -93,12 +86,16 @@ class _Shown(NamedTuple):
     is_cancelled: bool
     """Whether the newest batch was cancelled: ingest may discard further lines until the stream ends."""
 
+    @property
+    def sequence(self) -> int:
+        """The highest number of a record that `batch` has; 0 if it has none."""
+        return 0 if self.batch is None else self.batch.tidemill.sequence or 0
+
 
 class _Start(NamedTuple):
     """Where a command begins to send."""
 
-    first: int
-    """The number of the file's first record."""
+    begun: Produced
     skipped: int = 0
     """Records that an earlier try has brought into `batch`."""
     batch: Batch | None = None
@@ -130,21 +127,22 @@ async def produce(
     with readable(source) as (path, shown), locked_folder(stream, f"`tidemill produce` to {name}") as folder:
         file = await asyncio.to_thread(_checked, path, source if path == source else shown)
         note = folder / "produced.json"
-        start = await _start(client, name, file, note)
+        start = await _start(console, client, name, file, note)
         if start.batch is not None:
             _say_known(console, file, start, start.batch)
         log = Intake(kafka)
         # An end without lines would end the batch of another producer if that of the file is sealed.
         if start.skipped < len(file.counts) or (ends and start.is_open):
             with _reporting(console, kafka, log, file, start), display(console) as progress:
-                await _send(log, Token(client, name), file, start, progress, ends=ends, output=output)
-        note.unlink()
-    batch_id = start.batch.id if start.batch is not None else None
-    if start.skipped < len(file.counts) and log.first is not None:
-        batch_id = await _found(client, ids.stream_batch_id(*log.first), start.opened)
+                await _send(log, Token(client, name), file, start, progress, note=note, ends=ends, output=output)
+        batch_id = start.batch.id if start.batch is not None else None
+        if start.skipped < len(file.counts) and log.first is not None:
+            batch_id = await _found(client, ids.stream_batch_id(*log.first), start.opened)
+        if batch_id is not None:
+            note.unlink()
     if batch_id is None:
         console.print("tidemill: Kafka has the lines, but the service shows no batch yet: see `tidemill list`,")
-        console.print("and `tidemill dead list` for records that ingest could not read.")
+        console.print("and `tidemill dead list` for records that ingest could not read. The same command goes on.")
         return Exit.UNREACHABLE
     say(batch_id)
     console.print(f"To follow it: `tidemill watch {batch_id}`; -o out.jsonl downloads the results.")
@@ -166,36 +164,40 @@ def _checked(path: Path, name: object) -> _Input:
     return _Input(path, name, sha256_of(path), counts)
 
 
-def _begun(file: _Input, note: Path) -> _Begun | None:
-    """The earlier try to send a file; None if there was none, or another file has been sent since.
-
-    Raises:
-        UsageError: The note is damaged, so how much the try has sent is unknown.
-    """
-    try:
-        begun = msgspec.json.decode(note.read_bytes(), type=_Begun)
-    except FileNotFoundError:
-        return None
-    except UNREADABLE as error:
-        reason = f"{note} cannot be read, and it says whether an earlier try has sent lines; no line was sent."
-        raise UsageError(f"{reason} Delete it to send the whole file.") from error
-    return begun if begun.sha256 == file.sha256 else None
-
-
-async def _start(client: Client, name: str, file: _Input, note: Path) -> _Start:
+async def _start(console: Console, client: Client, name: str, file: _Input, note: Path) -> _Start:
     """Where to begin; the file is in the `note` then."""
-    begun = _begun(file, note)
+    begun = produced.read(note)
+    if begun is not None and begun.sha256 != file.sha256:
+        begun = None
     numbers = range(0) if begun is None else range(begun.first, begun.first + len(file.counts))
     shown = await _shown(client, name, numbers)
+    if begun is not None and begun.may_have_ended and shown.sequence < numbers[-1]:
+        console.print(
+            "An earlier try may have ended the stream: waiting until the service shows what Kafka has of it."
+        )
+        shown = await _settled(client, name, numbers, shown)
     highest = 0 if shown.opened is None else shown.opened.tidemill.sequence or 0
     opened = None if shown.opened is None else shown.opened.id
     if begun is None or highest >= numbers.stop:
-        begun = _Begun(file.sha256, max(int(time.time() * 1000), highest + 1))
-        with replacing(note) as target:
-            target.write(msgspec.json.encode(begun))
-        return _Start(begun.first, opened=opened, is_cancelled=shown.is_cancelled)
-    known = 0 if shown.batch is None else (shown.batch.tidemill.sequence or 0) - begun.first + 1
-    return _Start(begun.first, known, shown.batch, opened, shown.is_cancelled)
+        begun = Produced(file.sha256, max(int(time.time() * 1000), highest + 1))
+        produced.save(note, begun)
+        return _Start(begun, opened=opened, is_cancelled=shown.is_cancelled)
+    known = 0 if shown.batch is None else shown.sequence - begun.first + 1
+    return _Start(begun, known, shown.batch, opened, shown.is_cancelled)
+
+
+async def _settled(client: Client, name: str, numbers: range, shown: _Shown) -> _Shown:
+    """Wait until the service shows the last record of a file, or no further one in `POLLS_MAX` polls.
+
+    Ingest drops a record that is sent again only until the stream ends; after that, it opens another batch.
+    """
+    idle = 0
+    while shown.sequence < numbers[-1] and idle < POLLS_MAX:
+        await asyncio.sleep(POLL_SECONDS)
+        newer = await _shown(client, name, numbers)
+        idle = 0 if newer.sequence > shown.sequence else idle + 1
+        shown = newer
+    return shown
 
 
 async def _shown(client: Client, name: str, numbers: range) -> _Shown:
@@ -245,26 +247,35 @@ async def _send(
     start: _Start,
     progress: Display,
     *,
+    note: Path,
     ends: bool,
     output: str,
 ) -> None:
-    """Send the records that no earlier try has sent, and wait until Kafka has them."""
+    """Send the records that no earlier try has sent, and wait until Kafka has them.
+
+    An end goes into the `note` first.
+    """
     progress.transfer("produce", size_of(file.path))
     more = [(intake.OUTPUT, output.encode())]
-    end = [(intake.END, b"true")] if ends else []
+    may_have_ended = msgspec.structs.replace(start.begun, may_have_ended=True)
     last = len(file.counts) - 1
     async with log:
         if start.is_cancelled and start.skipped <= last:
+            produced.save(note, may_have_ended)
             await log.end(token.stream, [await token.header()])
         for index, lines in enumerate(packed(file.path)):
             value = b"\n".join(lines)
             if index >= start.skipped:
-                number = (intake.SEQ, b"%d" % (start.first + index))
-                last_headers = end if index == last else []
-                await log.send(token.stream, value, [await token.header(), number, *more, *last_headers])
+                headers = [(intake.SEQ, b"%d" % (start.begun.first + index)), *more]
+                if ends and index == last:
+                    # With all others in Kafka, only this record's fate can be unknown after a failure.
+                    await log.flush()
+                    produced.save(note, may_have_ended)
+                    headers.append((intake.END, b"true"))
+                await log.send(token.stream, value, [await token.header(), *headers])
                 more = []
             progress.moved(len(value) + 1)
-        if start.skipped > last and end:
+        if start.skipped > last and ends:
             await log.end(token.stream, [await token.header()])
         await log.flush()
 

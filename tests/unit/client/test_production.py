@@ -1,15 +1,24 @@
 """`tidemill produce`: its token and its note, and what it checks first; tests/e2e/test_produce.py has the rest."""
 
+import asyncio
 import re
 from itertools import chain
 
 import pytest
 from support.service import KEY, Service
 
-from tidemill.client.errors import Exit, UsageError
+from tidemill.client.errors import Exit, Unreachable, UsageError
 from tidemill.client.files import sha256_of
 from tidemill.client.http.client import Client
-from tidemill.client.production import LINE_BYTES_MAX, Token, packed, produce
+from tidemill.client.production import (
+    LINE_BYTES_MAX,
+    POLL_SECONDS,
+    POLLS_MAX,
+    RECORD_LINES_MAX,
+    Token,
+    packed,
+    produce,
+)
 from tidemill.client.runs.appends import append
 from tidemill.client.runs.journal import locked_folder
 from tidemill.ingest.streams.decisions import bounded
@@ -75,6 +84,36 @@ async def test_a_repeated_command_does_not_end_the_stream_of_another(client, ser
     assert await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one") is Exit.OK
     assert "\nbatch_1\n" in capsys.readouterr().out
     assert not note.exists()
+
+
+async def test_it_waits_until_ingest_has_handled_an_end(client, service, console, tmp_path, monkeypatch):
+    """Each of three records comes after the longest silence that it allows, and it sends none of them again."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"{}\n" * (2 * RECORD_LINES_MAX + 1))
+    noted(client, b'{"sha256":"%b","first":5,"may_have_ended":true}' % sha256_of(path).encode())
+    later = chain([None] * (POLLS_MAX - 1), [5] * POLLS_MAX, [6] * POLLS_MAX, [7])
+    service.ids, sleep = [], asyncio.sleep
+
+    async def pause(_):
+        if (number := next(later, None)) is not None:
+            service.ids = ["batch_1"]
+            service.rows = {"tidemill": {"stream": "crawl", "sequence": number}}
+        await sleep(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "sleep", pause)
+        code = await produce(console, client, "127.0.0.1:9", path, "crawl", ends=True, output="one")
+    assert code is Exit.OK
+    assert "batch_1 has 2,001 lines of 2,001" in console.export_text()
+
+
+@pytest.mark.parametrize("end", [b"true", b"false"])
+async def test_the_wait_for_ingest_has_a_bound(client, console, source, pauses, end):
+    """Nor does it wait without an end: ingest drops records that it has until the stream ends."""
+    noted(client, b'{"sha256":"%b","first":5,"may_have_ended":%b}' % (sha256_of(source).encode(), end))
+    with pytest.raises(Unreachable):
+        await produce(console, client, "127.0.0.1:9", source, "crawl", ends=True, output="one")
+    assert pauses.count(POLL_SECONDS) == (POLLS_MAX if end == b"true" else 0)
 
 
 DAMAGED = [b"", b'{"sha256":"0', b'{"first":5}', b"[5]", b'{"sha256":"\xff","first":5}', b"[" * 10_000]
