@@ -47,6 +47,11 @@ async def test_a_record_in_another_partition_is_rejected(lines, tmp_path):
 
 NOT_ELSEWHERE = {
     "it is over": [published(), published(status=Status.COMPLETED, open=False, input_bytes=None)],
+    "it is over, and a former owner of its results writes too late": [
+        published(),
+        published(status=Status.COMPLETED, open=False, input_bytes=None),
+        published(),
+    ],
     "it is cancelled": [published(), published(status=Status.CANCELLING)],
     "it is sealed": [published(), published(open=False, input_bytes=None)],
     "it is deleted": [published(), None],
