@@ -1,5 +1,7 @@
 """Two clients with different partitioners send one stream to two partitions: only one of them has it."""
 
+import asyncio
+
 import pytest
 from support.dependencies import batch_of
 from support.intake import PARTITION, World, line, producing
@@ -98,7 +100,8 @@ async def test_an_ended_stream_frees_its_name_before_its_input_is_joined(tmp_pat
     """However long the store refuses the input: the batch shows that it accepts no more lines."""
     world = World(0, tmp_path)
 
-    async def refusing(key, chunks):
+    async def refusing(*_):
+        await asyncio.sleep(0)
         raise OSError
 
     world.store.write = refusing
