@@ -91,14 +91,15 @@ class Quotas:
             return
         if (record := batch_records.decoded(value, offset)) is None:
             return
-        self._open.apply(key, record)
         known = self._kept.size(key)
         if known is None or known < record.batch.has_input:
             self._kept.put(key, record.project, int(record.batch.has_input))
         if record.batch.status.is_terminal:
             self._drop(key)
+            self._open.drop(key)
         elif key in self._works or known is None:
             # A known batch without work has ended: a former owner of its partition wrote this record too late.
+            self._open.apply(key, record)
             counts = record.batch.request_counts
             self._count(key, record.project, counts.total, counts.completed + counts.failed)
 

@@ -115,13 +115,19 @@ class Keyring(keys.Keyring):
             claims = self._claims.get(digest) or producer_token.claims(self._verifier, text)
             producer_token.check(claims, stream, at)
         except TokenError as error:
-            project = claims.project if claims is not None and claims.sub == stream else None
-            raise IntakeError(str(error), project) from None
+            if claims is None or claims.sub != stream:
+                raise IntakeError(str(error)) from None
+            # One of a revoked key proves nothing, also if it has expired.
+            self._check_key(claims)
+            raise IntakeError(str(error), claims.project) from None
         if digest not in self._claims:
             self._claims[digest] = claims
+        self._check_key(claims)
+        return claims.project
+
+    def _check_key(self, claims: Claims) -> None:
         if claims.key is not None and (record := self._by_id.get(claims.key)) is not None:
             self._check_valid(record)
-        return claims.project
 
     def _check_valid(self, record: KeyRecord) -> None:
         if not record.key.opens(self._clock()):

@@ -320,8 +320,11 @@ class Partition:
             await self._assembly.remove(replaced)
 
     async def _publish_end(self, stream: Stream) -> None:
-        """Publish at once that a stream of the api accepts no more lines, so that the api refuses appends."""
-        if stream.state.is_of_api and Published.END not in stream.published:
+        """Publish at once that a stream accepts no more lines.
+
+        The api then refuses appends, and a stream of this name may begin in another partition.
+        """
+        if Published.END not in stream.published:
             # Publish only decisions that the changelog has.
             await self._tables.delivered()
             await self._publisher.ended(stream)

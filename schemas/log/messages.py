@@ -191,7 +191,7 @@ class Grown(_Message):
 
 
 class Ended(_Message):
-    """A stream of the api accepts no more lines; some of its lines may still be unpublished."""
+    """A stream accepts no more lines; some of its lines may still be unpublished."""
 
     kind: Literal["ended"] = "ended"
     batch_id: Id

@@ -4,7 +4,7 @@ A broker limits the compressed size of a batch. aiokafka decompresses a batch as
 first record. The decoders of this module write into a buffer of bounded size instead. The records of a batch that
 is larger come from pieces of it, one by one. Those beyond the bounds become one record without key and value, at
 the offset of the last of them, with a header that gives the reason. No stage can decode such a record, so it
-becomes a dead letter, and the partition continues.
+becomes a dead letter, and the partition continues. So does a record with too many headers, see `records.py`.
 """
 
 import struct
@@ -21,7 +21,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.util import decode_varint
 from aiokafka.structs import ConsumerRecord
 
-from tidemill.kafka.records import Batch, Fetched, Records, TolerantBuffer
+from tidemill.kafka.records import HEADERS_MAX, Batch, Fetched, Records, TolerantBuffer, has_many_headers
 from tidemill.schemas.log.dead_letters import UNREAD
 
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -49,6 +49,7 @@ _V2: Final = 2
 _TIMESTAMP_TYPE: Final = 0x08
 
 _BEYOND: Final = "is more than {} bytes when decompressed"
+_MANY: Final = f"has a record with more than {HEADERS_MAX} headers"
 _BROKEN: Final = "cannot be decompressed"
 _FULL: Final = "failed to write whole buffer"
 """What cramjam says once it has filled a buffer and has further data."""
@@ -59,7 +60,7 @@ _LEGACY: Final = ("aiokafka.record.legacy_records", "aiokafka.record._crecords.l
 
 
 class DecompressionFailed(Exception):
-    """A batch of records is beyond `BATCH_BYTES_MAX`, or cannot be decompressed."""
+    """A batch of records is beyond `BATCH_BYTES_MAX` or `HEADERS_MAX`, or cannot be decompressed."""
 
 
 def decompress_gzip(packed: Any) -> bytes:
@@ -105,10 +106,22 @@ def limit_decompression() -> None:
         module = import_module(name)
         for decoder, bounded in _DECODERS.items():
             if hasattr(module, decoder):
-                setattr(module, decoder, bounded)
+                setattr(module, decoder, bounded if name in _LEGACY else _with_few_headers(bounded))
         setattr(module, "lz4_encode", compress_lz4)  # noqa: B010  unknown to mypy
     fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _BoundedRecords
+
+
+def _with_few_headers(decompress: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """A decoder that fails if a record has too many headers: aiokafka decodes all headers of a record."""
+
+    def decompressed(packed: Any) -> bytes:
+        found = decompress(packed)
+        if has_many_headers(found):
+            raise DecompressionFailed(_MANY)
+        return found
+
+    return decompressed
 
 
 class _BoundedRecords(Records):

@@ -1,6 +1,7 @@
 """Batches of records that are small on the wire and large in memory: consumers skip what is beyond the bounds."""
 
 import gc
+import struct
 import tracemalloc
 from importlib import import_module
 
@@ -8,12 +9,14 @@ import pytest
 from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c, encode_varint
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.kafka import decompression, follower
 from tidemill.kafka.decompression import BATCH_BYTES_MAX, DecompressionFailed
+from tidemill.kafka.records import HEADERS_MAX
 from tidemill.schemas.log import dead_letters
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
@@ -25,6 +28,7 @@ CODECS = {
     "lz4": (codec.lz4_encode, decompression.decompress_lz4),
     "zstd": (codec.zstd_encode, decompression.decompress_zstd),
 }
+ENCODERS = [bytes, codec.gzip_encode, codec.snappy_encode, codec.lz4_encode, codec.zstd_encode]
 assert follower.Follower, "whose module sets the bound"
 
 
@@ -44,6 +48,26 @@ def batch(offset, kind, values, *, size=None):
     for place, value in enumerate(values):
         builder.append(place, 1_000 + offset + place, b"k", value if size is None else value * size, [])
     return offset.to_bytes(8) + bytes(builder.build())[8:]
+
+
+def with_headers(offset, kind, heads):
+    """A batch of records with these numbers of short headers, and with the first bytes of their headers."""
+    content = b""
+    for place, (count, first) in enumerate(heads):
+        body = b"\0\0" + varint(place) + varint(1) + b"k" + varint(1) + b"v" + varint(count)
+        body += first + b"\0\0" * (count - (1 if first else 0))
+        content += varint(len(body)) + body
+    packed = bytes(ENCODERS[kind](content))
+    last = len(heads) - 1
+    rest = struct.pack(">hiqqqhii", kind, last, 1_000, 1_000 + last, -1, -1, -1, len(heads)) + packed
+    return struct.pack(">qiibI", offset, len(rest) + 9, 0, 2, calc_crc32c(rest)) + rest
+
+
+def varint(number):
+    """As records have it."""
+    found = bytearray()
+    encode_varint(number, found.append)
+    return bytes(found)
 
 
 def opened(fetched, offset=0):
@@ -178,6 +202,45 @@ def test_a_batch_beyond_the_bound_ends_with_one_record(kind, monkeypatch):
             reason
             == f"the records {first} to 35 are lost: their batch is more than 16777216 bytes when decompressed"
         )
+
+
+@pytest.mark.parametrize("first", [b"", b"\x02\xff\0"], ids=["empty", "not UTF-8"])
+@pytest.mark.parametrize(
+    ("kind", "count", "records"), [(NONE, 900_000, 1), (GZIP, 4_000_000, 1), (ZSTD, 4_000_000, 8)]
+)
+def test_no_record_decodes_into_millions_of_headers(kind, count, records, first):
+    """Whichever decoder gets it: memory holds its bytes and not its headers."""
+    heads = [(0, b""), *[(count, first)] * records, (HEADERS_MAX, first)]
+    fetched = with_headers(7, kind, heads) + batch(8 + len(heads) - 1, kind, [b"b"])
+    assert kind == NONE or len(fetched) < 20_000
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found, position = read(fetched)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    end = 8 + records
+    assert [record[:2] for record in found] == [
+        (7, b"v"), *[(offset, None) for offset in range(8, end)], (end, b"v"), (end + 1, b"b")
+    ]  # fmt: skip
+    reason = f"the record {end - 1} has {count} headers; the most are 1000"
+    assert found[-3][2] == {dead_letters.UNREAD: reason.encode()}
+    assert position == end + 2
+    assert peak < 2 * decompression.LARGE_BYTES_MAX
+
+
+@pytest.mark.parametrize("kind", [NONE, *COMPRESSED])
+@settings(deadline=None, max_examples=30)
+@given(counts=st.lists(st.sampled_from([0, 3, 999, 1_000, 1_001, 1_200]), min_size=1, max_size=4), data=st.data())
+def test_every_record_beside_one_with_many_headers_is_delivered(kind, counts, data):
+    """From each offset, with the headers that the bound allows."""
+    first = data.draw(st.sampled_from([b"", b"\x02\xff\0"]))
+    fetched = with_headers(5, kind, [(count, first if count else b"") for count in counts])
+    start = 5 + data.draw(st.integers(0, len(counts) - 1))
+    found = [(record.offset, record.value, len(record.headers)) for record in opened(fetched, start)]
+    whole = [(5 + at, None, 1) if n > HEADERS_MAX else (5 + at, b"v", n) for at, n in enumerate(counts)]
+    assert found == whole[start - 5 :]
 
 
 @settings(deadline=None, max_examples=20)

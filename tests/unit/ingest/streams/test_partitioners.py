@@ -1,12 +1,15 @@
 """Two clients with different partitioners send one stream to two partitions: only one of them has it."""
 
+import asyncio
+
 import pytest
 from support.dependencies import batch_of
 from support.intake import PARTITION, World, line, producing
 
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.messages import BatchRecord, DeadLettered, Opened, Sealed
+from tidemill.schemas.log.messages import BatchRecord, DeadLettered, Ended, Opened, Sealed
 from tidemill.schemas.resources.batch import Extras, Status
 
 OTHER = PARTITION + 4
@@ -47,6 +50,11 @@ async def test_a_record_in_another_partition_is_rejected(lines, tmp_path):
 
 NOT_ELSEWHERE = {
     "it is over": [published(), published(status=Status.COMPLETED, open=False, input_bytes=None)],
+    "it is over, and a former owner of its results writes too late": [
+        published(),
+        published(status=Status.COMPLETED, open=False, input_bytes=None),
+        published(),
+    ],
     "it is cancelled": [published(), published(status=Status.CANCELLING)],
     "it is sealed": [published(), published(open=False, input_bytes=None)],
     "it is deleted": [published(), None],
@@ -86,3 +94,22 @@ async def test_a_stream_that_is_open_here_goes_on(tmp_path):
     await world.run(0)
     assert [fact.total for fact in world.facts if isinstance(fact, Sealed)] == [3]
     assert len(world.dead) == 1
+
+
+async def test_an_ended_stream_frees_its_name_before_its_input_is_joined(tmp_path):
+    """However long the store refuses the input: the batch shows that it accepts no more lines."""
+    world = World(0, tmp_path)
+
+    async def refusing(*_):
+        await asyncio.sleep(0)
+        raise OSError
+
+    world.store.write = refusing
+    world.log = [producing(b"a", line("acme/a/0/0"), ends=True)]
+    partition, _ = world.partition()
+    await partition.load()
+    await partition.take([world.arrival(AckGate(), 0)])
+    kinds = [type(fact) for fact in world.facts]
+    assert Ended in kinds
+    assert Sealed not in kinds
+    partition.abandon()

@@ -12,20 +12,25 @@ from tidemill.schemas import ids
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.schemas.log import producer_token
 from tidemill.schemas.log.dead_letters import PROJECT, UNREAD
-from tidemill.schemas.log.messages import DeadLettered, Opened, Sealed
+from tidemill.schemas.log.messages import DeadLettered, KeyRecord, Opened, Sealed
 from tidemill.schemas.log.producer_token import Claims
 from tidemill.schemas.log.signing import Signer
+from tidemill.schemas.resources.access import ApiKey, Role
 from tidemill.schemas.resources.file import OBJECT_BYTES
 
 BATCH = ids.stream_batch_id(3, 0)
 STRANGER = Signer.made()
 NOW = 1_790_000_000
+REVOKED = KeyRecord(
+    key=ApiKey(id="key_2", name="n", project="acme", role=Role.WRITE, hint="h", created_at=1, revoked_at=2),
+    sha256="0" * 64,
+)
 
 
-def bearer(signer=SIGNER, *, stream="a", project="acme", expired=False):
+def bearer(signer=SIGNER, *, stream="a", project="acme", key="key_1", expired=False):
     """The header with a token of a producer."""
     at = NOW - 90_000 if expired else NOW
-    claims = Claims(sub=stream, project=project, key="key_1", iat=at, exp=at + 80_000)
+    claims = Claims(sub=stream, project=project, key=key, iat=at, exp=at + 80_000)
     return "authorization", f"Bearer {producer_token.token(signer, claims)}".encode()
 
 
@@ -40,7 +45,9 @@ async def run(folder, *rejected, together=True, limits=None):
     """A stream whose first and last records are valid, with others between them; a call hands over all, or one."""
     world = World(0, folder)
     world.limits = limits or Limits()
-    world.project = Keyring(VERIFIER, lambda: world.now, fixed=None, takes_keys=False).project
+    keyring = Keyring(VERIFIER, lambda: world.now, fixed=None, takes_keys=False)
+    keyring.store(REVOKED, "")
+    world.project = keyring.project
     world.chance.random = lambda: 1.0  # no cancel
     world.chance.randint = max if together else min
     world.log = [record(0), *rejected, record(len(rejected) + 1, ends=True)]
@@ -96,6 +103,8 @@ FOREIGN = {
     "a forged and expired token": bearer(STRANGER, expired=True),
     "a token for another stream": bearer(stream="b"),
     "a token of another project": bearer(project="else"),
+    "a token of a revoked key": bearer(key=REVOKED.key.id),
+    "an expired token of a revoked key": bearer(key=REVOKED.key.id, expired=True),
     "an expired token of another project": bearer(project="else", expired=True),
 }
 
