@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows, tab_to
+from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows, signed_in, tab_to
 from support.made_up import CREATED, LETTER, Listed, batch, file, held, key, letters, with_events
 from support.waiting import wait_until
 
@@ -186,26 +186,27 @@ def test_keys_are_switched_off_and_lose_no_file(page):
     expect(page.get_by_role("heading", name="Batches")).to_be_visible()
 
 
-def test_a_message_waits_for_its_reader(page):
+def test_a_message_waits_for_its_reader(browser, root):
     """While the pointer or the focus is on it."""
-    page.clock.install()
-    page.reload()
-    go(page, "/new")
-    page.get_by_label("File with a request").set_input_files(
-        {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
-    )
-    button(page, "Discard").click()
-    told = page.get_by_role("status").filter(has_text="Discarded.")
-    told.hover()
-    page.clock.fast_forward(7_000)
-    expect(told).to_be_visible()
-    button(page, "Dismiss").focus()
-    page.mouse.move(5, 300)
-    page.clock.fast_forward(7_000)
-    expect(told).to_be_visible()
-    page.get_by_label("Account").focus()
-    page.clock.fast_forward(7_000)
-    expect(told).to_have_count(0)
+    with signed_in(browser, root, viewport=DESK) as page:  # the clock belongs to the context
+        page.clock.install()
+        with_events(page)
+        go(page, "/new")
+        page.get_by_label("File with a request").set_input_files(
+            {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
+        )
+        button(page, "Discard").click()
+        told = page.get_by_role("status").filter(has_text="Discarded.")
+        told.hover()
+        page.clock.fast_forward(7_000)
+        expect(told).to_be_visible()
+        button(page, "Dismiss").focus()
+        page.mouse.move(5, 300)
+        page.clock.fast_forward(7_000)
+        expect(told).to_be_visible()
+        page.get_by_label("Account").focus()
+        page.clock.fast_forward(7_000)
+        expect(told).to_have_count(0)
 
 
 def test_the_next_line_leaves_the_focus_on_its_button(page):
