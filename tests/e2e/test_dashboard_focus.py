@@ -127,6 +127,19 @@ def test_the_keyboard_moves_to_rows_in_sight(page, size):
     assert page.evaluate("document.activeElement.getBoundingClientRect().top") < 92 + 92
 
 
+def lines(page):
+    """Make up a batch of three lines that have ended, and return the address of its lines."""
+    made = batch(1, "completed")
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    ended = [
+        {"index": n, "status": "completed", "result": {"custom_id": f"r{n}", "response": None}} for n in range(3)
+    ]
+    page.route(
+        "**/results?*", lambda route: route.fulfill(json={"data": ended, "has_more": False, "next_after": 2})
+    )
+    return f"/batches/{made['id']}?tab=lines"
+
+
 OUTSIDE = "() => document.activeElement !== document.body && !document.activeElement.closest('.panel')"
 
 
@@ -158,6 +171,19 @@ def test_tab_stays_in_what_covers_the_page(page):
     expect(account).to_have_attribute("open", "")
     page.keyboard.press("Tab")
     expect(account).not_to_have_attribute("open", "")
+
+
+def test_tab_stays_in_a_panel_opened_by_its_address(page):
+    """Also from what the page has put behind it since, as its rows."""
+    page.set_viewport_size(PHONE)
+    go(page, f"{lines(page)}&line=1")
+    expect(page.get_by_role("dialog", name="r0")).to_be_visible()
+    expect(page.locator("[data-row]")).to_have_count(3)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert not page.evaluate(OUTSIDE)
+    page.keyboard.press("Escape")
+    expect(page.locator("[inert]")).to_have_count(0)
 
 
 def test_keys_are_switched_off_and_lose_no_file(page):
@@ -210,16 +236,8 @@ def test_a_message_waits_for_its_reader(browser, root):
 
 
 def test_the_next_line_leaves_the_focus_on_its_button(page):
-    """So that the next press goes on."""
-    made = batch(1, "completed")
-    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
-    lines = [
-        {"index": n, "status": "completed", "result": {"custom_id": f"r{n}", "response": None}} for n in range(3)
-    ]
-    page.route(
-        "**/results?*", lambda route: route.fulfill(json={"data": lines, "has_more": False, "next_after": 2})
-    )
-    go(page, f"/batches/{made['id']}?tab=lines&line=1")
+    """So that the next press goes on; a line is said, whatever opens it."""
+    go(page, f"{lines(page)}&line=1")
     for name in ("r1", "r2"):
         button(page, "Next line").press("Enter")
         expect(page.get_by_role("dialog", name=name)).to_be_visible()
