@@ -102,11 +102,14 @@ def test_a_lost_estimate_does_not_stop_the_start(page, tmp_path):
 
 
 def test_a_lost_plan_does_not_stop_the_rerun(page, ended):
-    """It may start without, and with the plan once that has come."""
+    """It may start without, and with the plan once that has come, but not after a refusal."""
     go(page, f"/batches/{ended}")
     state(page, "completed")
     button(page, "Rerun").click()
     dialog = page.get_by_role("dialog", name="Rerun lines")
+    expect(dialog.get_by_role("alert")).to_be_visible()
+    expect(button(page, "Rerun lines")).to_be_disabled()
+    expect(button(page, "Try again")).to_have_count(0)
     page.route("**/rerun", lambda route: route.abort())
     dialog.get_by_label("Lines").select_option("all")
     expect(dialog.get_by_role("alert")).to_have_text("The service does not answer.")

@@ -26,6 +26,9 @@ export class Fault extends Error {
   }
 }
 
+/** Whether the service did not answer, or could not: the same call may succeed later. @param {Fault|null|undefined} error */
+export const isLost = (error) => Boolean(error) && (!error.status || error.status === 429 || error.status >= 500);
+
 /**
  * Who is signed in: undefined until it is known, null for no one.
  * @type {import("@preact/signals").Signal<undefined|null|{role: string, project: string, projects: string[],
