@@ -44,6 +44,23 @@ def test_rows_are_selected_on_a_phone(page):
     assert page.url.endswith("order=asc")
 
 
+HIGH = """() => [...document.querySelectorAll('.as-card *')]
+  .filter((one) => !one.childElementCount && getComputedStyle(one).display !== 'inline')
+  .filter(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1)
+  .map((one) => one.innerText)"""
+"""Texts of cards that are higher than their place."""
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_card_shows_its_lines_whole(page, width):
+    """Each has the height of one line: a long one ends in dots, and takes no room from the others."""
+    page.set_viewport_size({**PHONE, "width": width})
+    letters(page, 2)
+    go(page, "/dead-letters")
+    expect(rows(page, "Dead letters")).to_have_count(2)
+    assert page.evaluate(HIGH) == []
+
+
 def test_a_chart_is_a_slider(page):
     """A screen reader says the time and the values of each point, and areas differ in more than their colour."""
     made = batch(1, "completed")
