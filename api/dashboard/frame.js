@@ -150,6 +150,7 @@ function takeFile(file) {
 
 /** Go to a page by a key, but not away from a file, which a key pressed by mistake would lose. */
 function goByKey(path) {
+  if (path === place.peek().path) return;
   if (dropped.value) toast("Start the batch or discard its file first.", "bad");
   else go(path);
 }

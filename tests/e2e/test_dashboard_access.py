@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import PHONE, axe_faults, button, chats, choose, go, rows
+from support.dashboard import DESK, PHONE, WATCH, axe_faults, button, chats, choose, go, rows, signed_in
 from support.made_up import CREATED, Listed, batch, file, held, key, letters, tell, with_events
 from support.waiting import wait_until
 
@@ -44,6 +44,23 @@ def test_rows_are_selected_on_a_phone(page):
     assert page.url.endswith("order=asc")
 
 
+HIGH = """() => [...document.querySelectorAll('.as-card *')]
+  .filter((one) => !one.childElementCount && getComputedStyle(one).display !== 'inline')
+  .filter(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1)
+  .map((one) => one.innerText)"""
+"""Texts of cards that are higher than their place."""
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_card_shows_its_lines_whole(page, width):
+    """Each has the height of one line: a long one ends in dots, and takes no room from the others."""
+    page.set_viewport_size({**PHONE, "width": width})
+    letters(page, 2)
+    go(page, "/dead-letters")
+    expect(rows(page, "Dead letters")).to_have_count(2)
+    assert page.evaluate(HIGH) == []
+
+
 def test_a_chart_is_a_slider(page):
     """A screen reader says the time and the values of each point, and areas differ in more than their colour."""
     made = batch(1, "completed")
@@ -71,28 +88,24 @@ def test_a_chart_is_a_slider(page):
     assert not axe_faults(page)
 
 
-def test_an_absent_service_is_said_once(page):
+def test_an_absent_service_is_said_once(browser, root):
     """The age of what is shown changes, and the alert does not."""
-    page.clock.install()
-    page.reload()
-    listed = Listed(page, "/batches", [batch(1)])
-    go(page, "/batches")
-    expect(rows(page, "Batches")).to_have_count(1)
-    listed.answer = lambda route: route.abort()
-    tell(page, "reset", object="reset")
-    expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
-    page.evaluate("""() => {
-      globalThis.changes = 0;
-      const all = { childList: true, characterData: true, subtree: true };
-      const watcher = new MutationObserver((found) => { changes += found.length; });
-      watcher.observe(document.querySelector('[role=alert]'), all);
-    }""")
-    age = page.get_by_text("What you see is from").locator("time")
-    for _ in range(3):
-        before = age.inner_text()
-        page.clock.fast_forward(6_000)
-        expect(age).not_to_have_text(before)
-    assert page.evaluate("changes") == 0
+    with signed_in(browser, root, viewport=DESK) as page:  # the clock belongs to the context
+        page.clock.install()
+        with_events(page)
+        listed = Listed(page, "/batches", [batch(1)])
+        go(page, "/batches")
+        expect(rows(page, "Batches")).to_have_count(1)
+        listed.answer = lambda route: route.abort()
+        tell(page, "reset", object="reset")
+        expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+        page.evaluate(WATCH, "[role=alert]")
+        age = page.get_by_text("What you see is from").locator("time")
+        for _ in range(3):
+            before = age.inner_text()
+            page.clock.fast_forward(6_000)
+            expect(age).not_to_have_text(before)
+        assert page.evaluate("changes") == 0
 
 
 def test_forced_colours_hide_no_state(page):

@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows, tab_to
+from support.dashboard import DESK, FRAMES, PHONE, axe_faults, button, go, rows, signed_in, tab_to
 from support.made_up import CREATED, LETTER, Listed, batch, file, held, key, letters, with_events
 from support.waiting import wait_until
 
@@ -75,9 +75,10 @@ def test_the_focus_stays_near_a_control_that_goes(page):
     )
     expect(page.get_by_role("region", name="in", exact=True)).to_be_visible()
     focused(page, "h1")
-    button(page, "Discard").press("Enter")
+    page.keyboard.type("gb")
+    button(page, "Dismiss").press("Enter")  # A refusal stays until then.
     focused(page, "h1")
-    button(page, "Dismiss").press("Enter")
+    button(page, "Discard").press("Enter")
     focused(page, "h1")
 
 
@@ -127,6 +128,19 @@ def test_the_keyboard_moves_to_rows_in_sight(page, size):
     assert page.evaluate("document.activeElement.getBoundingClientRect().top") < 92 + 92
 
 
+def lines(page):
+    """Make up a batch of three lines that have ended, and return the address of its lines."""
+    made = batch(1, "completed")
+    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
+    ended = [
+        {"index": n, "status": "completed", "result": {"custom_id": f"r{n}", "response": None}} for n in range(3)
+    ]
+    page.route(
+        "**/results?*", lambda route: route.fulfill(json={"data": ended, "has_more": False, "next_after": 2})
+    )
+    return f"/batches/{made['id']}?tab=lines"
+
+
 OUTSIDE = "() => document.activeElement !== document.body && !document.activeElement.closest('.panel')"
 
 
@@ -160,6 +174,19 @@ def test_tab_stays_in_what_covers_the_page(page):
     expect(account).not_to_have_attribute("open", "")
 
 
+def test_tab_stays_in_a_panel_opened_by_its_address(page):
+    """Also from what the page has put behind it since, as its rows."""
+    page.set_viewport_size(PHONE)
+    go(page, f"{lines(page)}&line=1")
+    expect(page.get_by_role("dialog", name="r0")).to_be_visible()
+    expect(page.locator("[data-row]")).to_have_count(3)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert not page.evaluate(OUTSIDE)
+    page.keyboard.press("Escape")
+    expect(page.locator("[inert]")).to_have_count(0)
+
+
 def test_keys_are_switched_off_and_lose_no_file(page):
     """A word spoken to the machine presses them: off, they do nothing, and on, they do not leave a chosen file."""
     go(page, "/new")
@@ -167,8 +194,11 @@ def test_keys_are_switched_off_and_lose_no_file(page):
         {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
     )
     expect(button(page, "Discard")).to_be_visible()
-    page.keyboard.type("gb")
     alert = page.get_by_role("alert").filter(has_text="discard its file first")
+    page.keyboard.type("n")
+    page.evaluate(FRAMES)
+    expect(alert).to_have_count(0)
+    page.keyboard.type("gb")
     expect(alert).to_be_visible()
     assert page.url.endswith("/new")
     button(page, "Discard").click()
@@ -186,40 +216,36 @@ def test_keys_are_switched_off_and_lose_no_file(page):
     expect(page.get_by_role("heading", name="Batches")).to_be_visible()
 
 
-def test_a_message_waits_for_its_reader(page):
+def test_a_message_waits_for_its_reader(browser, root):
     """While the pointer or the focus is on it."""
-    page.clock.install()
-    page.reload()
-    go(page, "/new")
-    page.get_by_label("File with a request").set_input_files(
-        {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
-    )
-    button(page, "Discard").click()
-    told = page.get_by_role("status").filter(has_text="Discarded.")
-    told.hover()
-    page.clock.fast_forward(7_000)
-    expect(told).to_be_visible()
-    button(page, "Dismiss").focus()
-    page.mouse.move(5, 300)
-    page.clock.fast_forward(7_000)
-    expect(told).to_be_visible()
-    page.get_by_label("Account").focus()
-    page.clock.fast_forward(7_000)
-    expect(told).to_have_count(0)
+    with signed_in(browser, root, viewport=DESK) as page:  # the clock belongs to the context
+        page.clock.install()
+        with_events(page)
+        go(page, "/new")
+        page.get_by_label("File with a request").set_input_files(
+            {"name": "in", "mimeType": "text/plain", "buffer": b"x"}
+        )
+        button(page, "Discard").click()
+        told = page.get_by_role("status").filter(has_text="Discarded.")
+        told.hover()
+        page.clock.fast_forward(7_000)
+        expect(told).to_be_visible()
+        button(page, "Dismiss").focus()
+        page.mouse.move(5, 300)
+        page.clock.fast_forward(7_000)
+        expect(told).to_be_visible()
+        page.get_by_label("Account").focus()
+        page.clock.fast_forward(7_000)
+        expect(told).to_have_count(0)
 
 
 def test_the_next_line_leaves_the_focus_on_its_button(page):
-    """So that the next press goes on."""
-    made = batch(1, "completed")
-    page.route(f"**/v1/batches/{made['id']}", lambda route: route.fulfill(json=made))
-    lines = [
-        {"index": n, "status": "completed", "result": {"custom_id": f"r{n}", "response": None}} for n in range(3)
-    ]
-    page.route(
-        "**/results?*", lambda route: route.fulfill(json={"data": lines, "has_more": False, "next_after": 2})
-    )
-    go(page, f"/batches/{made['id']}?tab=lines&line=1")
+    """So that the next press goes on; a line is said, whatever opens it."""
+    go(page, f"{lines(page)}&line=1")
     for name in ("r1", "r2"):
         button(page, "Next line").press("Enter")
         expect(page.get_by_role("dialog", name=name)).to_be_visible()
         expect(button(page, "Next line")).to_be_focused()
+    page.get_by_role("link", name="r1").press("Enter")
+    expect(page.get_by_role("dialog", name="r1")).to_be_visible()
+    expect(page.locator("[role=status].unseen").last).to_have_text("Line 2")

@@ -47,6 +47,19 @@ def test_a_text_stays_on_its_page(page, ended):
     assert page.url == usage
 
 
+def test_a_text_counts_though_its_address_changes(page, ended):
+    """Escape closes the panel of a line, and the field beside it stays on its page."""
+    go(page, f"/batches/{ended}?tab=lines&line=1")
+    expect(page.locator(".panel")).to_be_visible()
+    field = page.get_by_label("From line")
+    field.fill("2")
+    field.press("Escape")
+    expect(page.locator(".panel")).to_have_count(0)
+    expect(field).to_have_value("2")
+    field.press("Tab")
+    expect(rows(page, "Lines")).to_have_count(2)
+
+
 def test_escape_drops_a_filter(page):
     """What was typed does not count, and is not there the next time."""
     Listed(page, "/batches", [batch(1)])
@@ -59,6 +72,14 @@ def test_escape_drops_a_filter(page):
     assert page.url.endswith("#/batches")
     page.get_by_label("Add a filter").click()
     expect(field).to_have_value("")
+    field.fill("abc")
+    field.press("Enter")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.press("Escape")
+    page.get_by_label("Add a filter").click()
+    expect(field).to_have_value("")
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert")).to_have_count(0)
     field.fill("team=docs")
     field.press("Tab")
     expect(button(page, "Remove the filter Metadata team=docs")).to_be_visible()
@@ -81,11 +102,14 @@ def test_a_lost_estimate_does_not_stop_the_start(page, tmp_path):
 
 
 def test_a_lost_plan_does_not_stop_the_rerun(page, ended):
-    """It may start without, and with the plan once that has come."""
+    """It may start without, and with the plan once that has come, but not after a refusal."""
     go(page, f"/batches/{ended}")
     state(page, "completed")
     button(page, "Rerun").click()
     dialog = page.get_by_role("dialog", name="Rerun lines")
+    expect(dialog.get_by_role("alert")).to_be_visible()
+    expect(button(page, "Rerun lines")).to_be_disabled()
+    expect(button(page, "Try again")).to_have_count(0)
     page.route("**/rerun", lambda route: route.abort())
     dialog.get_by_label("Lines").select_option("all")
     expect(dialog.get_by_role("alert")).to_have_text("The service does not answer.")
@@ -127,6 +151,12 @@ def test_a_refused_field_is_marked(page, tmp_path):
     is_wrong(dialog.get_by_label("Project"), re.compile("project"))
     expect(dialog.get_by_role("alert")).to_have_count(1)
     assert not axe_faults(page)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    go(page, "/queues")
+    expect(page.locator("main #project")).to_be_visible()
+    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_from_line_takes_a_number(page, ended):

@@ -6,18 +6,13 @@ import time
 import pytest
 from playwright.sync_api import expect
 from support.backend import as_told
-from support.dashboard import PHONE, axe_faults, button, chats, go, rows, signed_in, started, state
+from support.dashboard import HIDE, PHONE, axe_faults, button, chats, go, rows, signed_in, started, state
 from support.stack import KEY
 
 pytestmark = pytest.mark.e2e
 
 OTHER = "linked"
 DAY = 86_400
-HIDE = """hidden => {
-  const get = () => hidden ? 'hidden' : 'visible';
-  Object.defineProperty(document, 'visibilityState', {get, configurable: true});
-  document.dispatchEvent(new Event('visibilitychange'));
-}"""
 
 
 @pytest.fixture

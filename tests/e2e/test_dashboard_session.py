@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import axe_faults, button, go, signed_in
+from support.dashboard import HIDE, WATCH, axe_faults, button, go, signed_in
 from support.made_up import held
 from support.waiting import wait_until
 
@@ -13,6 +13,12 @@ pytestmark = pytest.mark.e2e
 SESSION = "**/dashboard/session"
 TELL = "project => new BroadcastChannel('tidemill-session').postMessage(project)"
 """What another tab says once the session is in a project."""
+COUNT = """() => {
+  const ask = fetch;
+  globalThis.asked = 0;
+  globalThis.fetch = (...given) => ((asked += given[0].includes('/session')), ask(...given));
+}"""
+"""Count how often the page has `asked` for the session."""
 OTHER = "linked"
 
 
@@ -44,6 +50,43 @@ def test_a_lost_look_at_the_session_is_taken_again(tab):
     expect(tab.get_by_role("heading", name="Overview")).to_be_visible()
 
 
+def test_an_absent_service_is_said_once(tab):
+    """The page asks again by itself, says no more of it, and leaves the focus where it is."""
+    tab.clock.install()
+    tab.route(SESSION, lambda route: route.abort())
+    tab.reload()
+    is_away(tab)
+    button(tab, "Try again").focus()
+    tab.evaluate(WATCH, "#app")
+    for _ in range(2):
+        with tab.expect_event("requestfailed"):
+            tab.clock.fast_forward(5_000)
+        is_away(tab)
+    expect(button(tab, "Try again")).to_be_focused()
+    assert tab.evaluate("changes") == 0
+
+
+def test_a_hidden_tab_leaves_the_session_alone(tab):
+    """The project is that of the tab in sight: a hidden one that lost the session waits until it is seen."""
+    tab.clock.install()
+    tab.route(SESSION, lambda route: route.abort())
+    tab.reload()
+    is_away(tab)
+    tab.evaluate(COUNT)
+    tab.evaluate(HIDE, True)
+    tab.unroute_all()
+    other = tab.context.new_page()
+    other.goto(tab.url)
+    project = other.get_by_role("combobox", name="Project")
+    project.select_option(OTHER)
+    expect(other).to_have_url(re.compile(rf"\?project={OTHER}"))
+    tab.clock.fast_forward(6_000)
+    assert tab.evaluate("asked") == 0
+    expect(project).to_have_value(OTHER)
+    tab.evaluate(HIDE, False)
+    expect(tab.get_by_role("heading", name="Overview")).to_be_visible()
+
+
 @pytest.mark.parametrize("status", [500, 429])
 def test_a_half_filled_dialog_stays(tab, status):
     """If the service does not say whether the session goes on."""
@@ -53,8 +96,8 @@ def test_a_half_filled_dialog_stays(tab, status):
     name.fill("half")
     tab.route(SESSION, lambda route: route.fulfill(status=status, json={"error": {"message": "Away."}}))
     other = tab.context.new_page()
-    with tab.expect_response(SESSION), tab.expect_response(SESSION):
-        other.goto(tab.url)
+    other.goto(tab.url)
+    with tab.expect_response(SESSION):
         other.evaluate(TELL, "default")
     expect(name).to_have_value("half")
     tab.unroute_all()

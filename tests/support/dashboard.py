@@ -37,6 +37,19 @@ ROW = 36
 """Pixels of a row, where it is no card."""
 FRAMES = "async () => { for (let n = 0; n < 4; n += 1) await new Promise(requestAnimationFrame); }"
 """Frames in which the tables of a window get the columns for which there is room."""
+HIDE = """hidden => {
+  const get = () => hidden ? 'hidden' : 'visible';
+  Object.defineProperty(document, 'visibilityState', {get, configurable: true});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+"""Put the tab out of sight, or into sight."""
+WATCH = """place => {
+  globalThis.changes = 0;
+  const all = { childList: true, characterData: true, subtree: true };
+  const watcher = new MutationObserver((found) => { changes += found.length; });
+  watcher.observe(document.querySelector(place), all);
+}"""
+"""Count the `changes` of what a CSS selector finds."""
 HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
 TABS_MAX = 80
 """Presses of Tab that reach everything of a page."""

@@ -26,6 +26,9 @@ export class Fault extends Error {
   }
 }
 
+/** Whether the service did not answer, or could not: the same call may succeed later. @param {Fault|null|undefined} error */
+export const isLost = (error) => Boolean(error) && (!error.status || error.status === 429 || error.status >= 500);
+
 /**
  * Who is signed in: undefined until it is known, null for no one.
  * @type {import("@preact/signals").Signal<undefined|null|{role: string, project: string, projects: string[],
@@ -94,16 +97,19 @@ let again;
 /** Resume the session of this browser, in the project of the address; if the service does not say, ask it again. */
 export const resume = () => inTurn(async () => {
   clearTimeout(again);
-  unknown.value = null;
   try {
     await arrive(await ask("GET", ""));
+    unknown.value = null;
   } catch (error) {
-    if (error.status === 401) session.value = null;
+    if (error.status === 401) [session.value, unknown.value] = [null, null];
     else {
       // The session may be in the project of the address already, and must not show it as the one before.
       if (session.value && projectOf() !== session.value.project) session.value = undefined;
       unknown.value = error;
-      again = setTimeout(resume, RESUME_MS);
+      again = setTimeout(() => {
+        if (document.visibilityState === "hidden") isStale = true;
+        else resume();
+      }, RESUME_MS);
     }
   }
 });

@@ -1,6 +1,6 @@
 /** A new batch: drop a file, see its first lines and what it would cost, start it. */
 
-import { call, canWrite, make, session, upload } from "../core/client.js";
+import { call, canWrite, isLost, make, session, upload } from "../core/client.js";
 import { bytes, costRange, count, number } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { batchPath, go } from "../core/route.js";
@@ -149,7 +149,7 @@ async function start({ made, checked }, { name, window, dedupe, callback, metada
 
 const Actions = ({ state, values, discard }) => html`
   <${Button} kind="quiet" act=${discard}>Discard<//>
-  <${Button} kind="primary" disabled=${!state.made || (!state.estimate && !state.error) || metadataOf(values.metadata) === null} act=${() => start(state, values)}>
+  <${Button} kind="primary" disabled=${!state.made || (!state.estimate && !isLost(state.error)) || metadataOf(values.metadata) === null} act=${() => start(state, values)}>
     ${state.estimate ? `Start ${count(state.estimate.lines, "line")}` : "Start"}
   <//>
 `;
@@ -159,7 +159,7 @@ function Chosen({ file, state, values, set, onFile }) {
   const work = made ? "Counting tokens …" : `Uploading ${bytes(file.size)} …`;
   useSay(estimate ? `${count(estimate.lines, "line")}, cost ${costRange(estimate.cost)}` : checked && !checked.faults.length && !error && work);
   return html`
-    ${error && html`<${Banner} tone="bad" action=${html`<${Button} act=${retry}>Try again<//>`}>${error.message}<//>`}
+    ${error && html`<${Banner} tone="bad" action=${isLost(error) && html`<${Button} act=${retry}>Try again<//>`}>${error.message}<//>`}
     ${checked?.faults.length > 0 && html`<${Faults} faults=${checked.faults} />`}
     <${Section} title=${file.name} aside=${html`<span class="muted">${bytes(file.size)}</span><${DropZone} onFile=${onFile} isSmall />`}>
       ${checked?.samples.length > 0 && html`<${Table} label="First lines" columns=${COLUMNS} rows=${checked.samples} id=${({ line }) => String(line)}

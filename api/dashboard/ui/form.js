@@ -1,7 +1,7 @@
 /** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
 
 import { place, setQuery } from "../core/route.js";
-import { cloneElement, html, useEffect, useRef, useState } from "../core/view.js";
+import { cloneElement, html, useEffect, useLayoutEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
 import { wrong } from "./overlay.js";
@@ -14,6 +14,7 @@ import { awaitResult } from "./say.js";
  */
 export function Field({ id, label, help, fault, children }) {
   const isRefused = wrong.value.id === id;
+  useEffect(() => () => wrong.peek().id === id && (wrong.value = {}), []);
   const said = fault || (isRefused && wrong.value.message);
   const marks = { "aria-invalid": said ? "true" : undefined, "aria-describedby": help || said ? `${id}-help` : undefined };
   return html`
@@ -97,6 +98,10 @@ export function LateField({ id, label, value, onDone, check = () => null, ...res
     setText(value);
     setFault(value ? check(value) : null);
   }, [value]);
+  // The address has changed, and the field stays.
+  useLayoutEffect(() => {
+    if (typedAt.current !== null) typedAt.current = place.peek().text;
+  });
   function type(typed) {
     typedAt.current = place.peek().text;
     setText(typed);
@@ -109,7 +114,10 @@ export function LateField({ id, label, value, onDone, check = () => null, ...res
   }
   function leave({ currentTarget: input }) {
     // A click beside a menu closes it after the field has lost the focus, Escape before.
-    if (input.closest("details:not([open])")) setText(value);
+    if (input.closest("details:not([open])")) {
+      setText(value);
+      setFault(value ? check(value) : null);
+    }
     else if (typedAt.current === place.peek().text) done();
   }
   return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${type}

@@ -154,13 +154,14 @@ function Question({ text, action, isDanger, work, close }) {
 
 /** While an element covers the page, the other parts of the frame take neither the focus nor a press. */
 function useCover(ref, isCovering) {
+  // Also what the page has put there since.
   useEffect(() => {
     const covered = [];
     for (let one = ref.current; isCovering && !one.matches(".frame"); one = one.parentElement)
       covered.push(...[...one.parentElement.children].filter((other) => other !== one && !other.inert));
     for (const one of covered) one.inert = true;
     return () => covered.forEach((one) => (one.inert = false));
-  }, [isCovering]);
+  });
 }
 
 /**

@@ -7,6 +7,7 @@ import { address, batchPath } from "../../core/route.js";
 import { html, useState } from "../../core/view.js";
 import { Button, Copy, Facts, Json, Skeleton } from "../../ui/basics.js";
 import { Panel } from "../../ui/overlay.js";
+import { useSay } from "../../ui/say.js";
 import { State } from "../../ui/state.js";
 import { Answer, tokensOf } from "./answer.js";
 import { texts } from "./texts.js";
@@ -94,6 +95,7 @@ function Call({ line }) {
 /** `before` and `next` are the indices of the lines that the buttons show. */
 export function LinePanel({ batch, index, known, before, next, onStep, onClose }) {
   const [isRaw, setRaw] = useState(false);
+  useSay(`Line ${number(index + 1)}`);
   const path = `${batchPath(batch.id)}/results`;
   const live = useLive(`line ${batch.id} ${index}`, async (stop) => {
     if (known) return known;

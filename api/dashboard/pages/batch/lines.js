@@ -7,7 +7,6 @@ import { address, batchPath, go, place, setQuery } from "../../core/route.js";
 import { html, useMemo } from "../../core/view.js";
 import { Empty, Skeleton } from "../../ui/basics.js";
 import { Filters, LateField } from "../../ui/form.js";
-import { say } from "../../ui/say.js";
 import { State } from "../../ui/state.js";
 import { More, Table } from "../../ui/table.js";
 import { isOver } from "../shown.js";
@@ -113,10 +112,7 @@ export function Lines({ batch }) {
   const base = { tab: "lines", ...Object.fromEntries(query) };
   const href = ({ index }) => address(path, { ...base, line: index + 1 });
   const columns = useMemo(() => columnsOf(href), [query.toString()]);
-  function step(index) {
-    say(`Line ${number(index + 1)}`);
-    go(path, { ...base, line: index + 1 });
-  }
+  const step = (index) => go(path, { ...base, line: index + 1 });
   const close = () => setQuery({ line: null, tab: "lines" });
   const lines = data?.rows;
   const { after, ...sought } = filter;

@@ -1,6 +1,6 @@
 /** The dialog that runs lines of a batch again: which lines, on which model, and what it would cost. */
 
-import { call, make, session } from "../../core/client.js";
+import { call, isLost, make, session } from "../../core/client.js";
 import { costRange, count } from "../../core/format.js";
 import { useLive } from "../../core/live.js";
 import { batchPath, go } from "../../core/route.js";
@@ -22,7 +22,7 @@ export function openRerun(batch, lines) {
 
 /** The plan of a rerun, as a sentence. */
 function Plan({ data: plan, error, reload }) {
-  if (error) return html`<p class="bad" role="alert">${error.message}</p><${Button} act=${reload}>Try again<//>`;
+  if (error) return html`<p class="bad" role="alert">${error.message}</p>${isLost(error) && html`<${Button} act=${reload}>Try again<//>`}`;
   if (!plan) return html`<p class="muted">Counting …</p>`;
   return html`<p>${count(plan.lines, "line")}, about ${count(plan.input_tokens, "token")} in${plan.cost.is_free ? "" : `, cost ${costRange(plan.cost)}`}.</p>`;
 }
@@ -55,7 +55,7 @@ function Rerun({ batch, lines, close }) {
     <div class="plan" aria-live="polite"><${Plan} ...${plan} /></div>
     <div class="buttons end">
       <${Button} act=${close}>Close<//>
-      <${Button} kind="primary" disabled=${!plan.data && !plan.error} act=${start}>Rerun ${plan.data ? count(plan.data.lines, "line") : "lines"}<//>
+      <${Button} kind="primary" disabled=${!plan.data && !isLost(plan.error)} act=${start}>Rerun ${plan.data ? count(plan.data.lines, "line") : "lines"}<//>
     </div>
   `;
 }
