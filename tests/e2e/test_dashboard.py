@@ -313,7 +313,7 @@ def test_jump_to_a_line(page, client, tmp_path):
     assert "from=117" in page.url
     page.get_by_label("From line").fill("121")
     page.get_by_label("From line").press("Enter")
-    expect(page.get_by_text("From line 121 on, no line has run.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("From line 121 on, no line has run.")).to_be_visible()
 
 
 def test_search(page, client, backend, tmp_path):

@@ -37,7 +37,7 @@ def test_rows_are_selected_on_a_phone(page):
     page.route("**/v1/files/*", lambda route: (listed.rows.clear(), route.fulfill(json={})))
     button(page, "Delete 2 files").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    expect(page.get_by_text("There is no file yet.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("There is no file yet.")).to_be_visible()
     go(page, "/batches")
     page.get_by_role("columnheader", name="Age").get_by_role("button").click()
     expect(page.get_by_role("columnheader", name="Age")).to_have_attribute("aria-sort", "ascending")

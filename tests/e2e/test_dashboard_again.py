@@ -109,9 +109,9 @@ def test_a_search_that_is_not_over_says_so(page, ended):
 
     page.route("**/results?*", search)
     go(page, f"/batches/{ended.id}?tab=lines&contains=nowhere")
-    expect(page.get_by_text("No match in the first 10 lines yet.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("No match in the first 10 lines yet.")).to_be_visible()
     button(page, "Search further").click()
-    expect(page.get_by_text("No match in the first 20 lines yet.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("No match in the first 20 lines yet.")).to_be_visible()
     steps.clear()
     page.route(
         "**/compare?*", lambda route: route.fulfill(json=nothing_yet(is_over="limit=0" in route.request.url))
@@ -119,7 +119,7 @@ def test_a_search_that_is_not_over_says_so(page, ended):
     page.route("**/batches/batch_*x", lambda route: route.continue_(url=route.request.url[:-1]))
     go(page, f"/compare?left={ended.id}&right={ended.id}x&show=constructor&line=r0")
     expect(page.get_by_role("dialog", name="r0")).to_contain_text("done")
-    expect(page.get_by_text("No line is like this so far")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("No line is like this so far")).to_be_visible()
 
 
 def nothing_yet(*, is_over):

@@ -135,7 +135,7 @@ def test_a_switch_of_the_project_that_fails_changes_nothing(browser, root, clien
         expect(project).to_have_value("elsewhere")
         page.unroute_all()
         go(page, "/batches")
-        expect(page.get_by_text("There is no batch yet.")).to_be_visible()
+        expect(page.get_by_role("main").get_by_text("There is no batch yet.")).to_be_visible()
 
 
 def test_a_sign_out_that_fails_keeps_the_page(browser, root):

@@ -274,7 +274,7 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(page.get_by_role("button", name=re.compile("Remove the filter"))).to_have_count(0)
     assert page.url.endswith("/batches?order=asc")
     go(page, "/batches?metadata=team")
-    expect(page.get_by_text("The filter Metadata is not complete.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("The filter Metadata is not complete.")).to_be_visible()
     expect(rows(page, "Batches")).to_have_count(0)
 
 
