@@ -70,21 +70,25 @@ async def send(kafka, topic, *values, **options):
 
 
 async def test_a_batch_that_is_too_large_when_decompressed_delays_no_later_record(kafka, topic, tmp_path):
-    """Its one replacement has the last offset of the batch: the offsets before it are a gap."""
+    """One replacement has its last offset: those of the records beyond the bound are a gap."""
     large = {
         "compression_type": "gzip",
         "linger_ms": 500,
-        "max_batch_size": 64 * MIB,
-        "max_request_size": 64 * MIB,
+        "max_batch_size": 128 * MIB,
+        "max_request_size": 128 * MIB,
     }
+    line, count = b" " * 900_000, 80
     await send(kafka, topic, b"first")
-    await send(kafka, topic, *[b" " * 900_000] * 12, **large)
+    await send(kafka, topic, *[line] * count, **large)
     await send(kafka, topic, b"last")
     async with Reading(kafka, tmp_path, topic) as reading:
         await until(lambda: b"last" in reading.values)
-        assert reading.values == [b"first", None, b"last"]
+        first, *lines, replaced, last = reading.values
+        assert (first, replaced, last) == (b"first", None, b"last")
+        assert set(lines) == {line}
+        assert len(lines) < count
         await until(lambda: reading.lag() == 0)
-        assert await reading.committed() == 14
+        assert await reading.committed() == count + 2
 
 
 async def test_transactions_delay_no_record_and_aborted_ones_are_not_read(kafka, topic, tmp_path):
