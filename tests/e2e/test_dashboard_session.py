@@ -38,7 +38,7 @@ def is_away(page):
 
 
 def test_a_lost_look_at_the_session_is_taken_again(tab):
-    """On load, by itself and by a button: nobody has to sign in for it."""
+    """The page comes back on load, by itself and by a button, and the user stays signed in."""
     tab.route(SESSION, lambda route: route.abort())
     tab.reload()
     is_away(tab)

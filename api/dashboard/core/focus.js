@@ -1,4 +1,4 @@
-/** Keeps the focus: if the focused element goes away, what is nearest to it gets the focus, and never the document. */
+/** Keeps the focus: if the focused element goes away, the nearest element that stays gets the focus, never the document. */
 
 /** The focused element and what is around it, from the inside out; around a dialog or panel is what had the focus before. */
 let around = [];

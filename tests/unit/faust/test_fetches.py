@@ -57,7 +57,7 @@ async def test_a_fetch_that_omits_partitions_waits_briefly(tmp_path):
 
 
 async def test_untaken_records_of_a_partition_that_is_not_read_shorten_no_fetch(tmp_path):
-    """The client has fetched from a changelog after its recovery: nobody takes these records."""
+    """The client has fetched from a changelog after its recovery, and the app leaves these records."""
     assert await waits_ms(1, tmp_path, active=(1, 2)) == IDLE_MS
 
 

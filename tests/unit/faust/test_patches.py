@@ -223,6 +223,16 @@ class Asking(Consumer):
         return answer
 
 
+async def seeking_consumer():
+    """A consumer whose flow was stopped, and its seek to the committed offset 3, which waits for the broker."""
+    consumer = Asking(committed=3)
+    go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    seeking = asyncio.create_task(consumer.seek_to_committed())
+    await consumer.asked.wait()
+    return consumer, seeking
+
+
 async def offsets(consumer, fetches=1):
     """What it delivers of some fetches."""
     return [message.offset for _ in range(fetches) async for _, message in consumer.getmany(timeout=1.0)]
@@ -230,11 +240,7 @@ async def offsets(consumer, fetches=1):
 
 async def test_nothing_is_delivered_before_a_seek():
     """Faust resumes partitions with tables before it seeks in them, and it has dropped records by then."""
-    consumer = Asking(committed=3)
-    go_back(consumer, TRANSIENT)
-    consumer.stop_flow()
-    seeking = asyncio.create_task(consumer.seek_to_committed())
-    await consumer.asked.wait()
+    consumer, seeking = await seeking_consumer()
     # The client begins at the committed offset by itself, or where an earlier fetch has ended.
     consumer.place = 9
     assert await offsets(consumer, 2) == []
@@ -289,11 +295,7 @@ async def test_a_second_seek_is_no_new_topic():
 
 async def test_a_seek_of_an_earlier_generation_is_asked_again():
     """Another process has committed more meanwhile."""
-    consumer = Asking(committed=3)
-    go_back(consumer, TRANSIENT)
-    consumer.stop_flow()
-    seeking = asyncio.create_task(consumer.seek_to_committed())
-    await consumer.asked.wait()
+    consumer, seeking = await seeking_consumer()
     consumer.committed = 9
     consumer.stop_flow()
     consumer.answer.set()
